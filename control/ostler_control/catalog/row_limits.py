@@ -29,14 +29,19 @@ _NOUNS: Mapping[type[BaseModel], str] = {
 
 
 def check_rows(
-    model: type[AffinityGroup | Backup | Snapshot | UserData | Vm | VmSnapshot | Volume], account_id: str
+    model: type[AffinityGroup | Backup | Snapshot | UserData | Vm | VmSnapshot | Volume],
+    account_id: str,
+    count: int | None = None,
 ) -> None:
-    """Raises ResourceExhaustedError TOO_MANY_OBJECTS when the account has as many rows as it may.
+    """Raises ResourceExhaustedError TOO_MANY_OBJECTS when the account has as many rows as it may. count: how many it
+    has, where that was read already.
 
     It locks nothing: calls at the same moment may exceed the limit by a few, which harms nobody.
     """
     limit = MAX_ROWS_PER_ACCOUNT[model]
-    if model.select().where(model.account == account_id).count() >= limit:
+    if count is None:
+        count = model.select().where(model.account == account_id).count()
+    if count >= limit:
         raise ResourceExhaustedError(
             f"the account has {limit} {_NOUNS[model]}, the most there may be; delete some that are not used",
             "TOO_MANY_OBJECTS",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
-from peewee import Case, ColumnBase, ForeignKeyField, fn
+from peewee import Case, ColumnBase, ForeignKeyField, ModelUpdate, fn
 
 from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, HostState, Vm, db, first_tuple
@@ -185,14 +185,20 @@ def _claim(vm: Vm, host_id: str, place: ForeignKeyField[Host | None]) -> None:
         Vm.update({place: host_id}).where(Vm.id == vm.id).execute()
 
 
-def claim_first(vm: Vm, host_id: str) -> None:
+def claim_first(vm: Vm, host_id: str) -> Host:
     """`claim` for a VM that the caller's transaction has inserted, without a host: nobody else sees its row yet. It
-    gets the host's type of hypervisor, too. Raises AbortedError HOST_TAKEN as `claim` does."""
+    gets the host's type of hypervisor, too. Raises AbortedError HOST_TAKEN as `claim` does.
+
+    Returns of the host its type, and what its driver reads.
+    """
     with database.joined():
-        if not _add(host_id, vm.cpus, vm.memory_bytes, _granted(vm.cpus, vm.memory_bytes)):
+        changed = _adding(host_id, vm.cpus, vm.memory_bytes, _granted(vm.cpus, vm.memory_bytes))
+        columns = (Host.hypervisor_type, Host.template_formats, Host.capabilities)
+        host: Host | None = next(iter(list(changed.returning(*columns).execute())), None)
+        if host is None:
             raise _taken(vm, host_id)
-        hypervisor_type = Host.select(Host.hypervisor_type).where(Host.id == host_id)
-        Vm.update(host=host_id, hypervisor_type=hypervisor_type).where(Vm.id == vm.id).execute()
+        Vm.update(host=host_id, hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
+        return host
 
 
 def _granted(cpus: int, memory_bytes: int) -> ColumnBase:
@@ -223,8 +229,12 @@ def _subtract(host_id: str, share: _Share) -> None:
 
 
 def _add(host_id: str, cpus: int, memory_bytes: int, condition: ColumnBase | bool) -> bool:
+    return bool(_adding(host_id, cpus, memory_bytes, condition).execute())
+
+
+def _adding(host_id: str, cpus: int, memory_bytes: int, condition: ColumnBase | bool) -> ModelUpdate:
     sums = {
         Host.allocated_cpus: Host.allocated_cpus + cpus,
         Host.allocated_memory_bytes: Host.allocated_memory_bytes + memory_bytes,
     }
-    return bool(Host.update(sums).where((Host.id == host_id) & condition).execute())
+    return Host.update(sums).where((Host.id == host_id) & condition)

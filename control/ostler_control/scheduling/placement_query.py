@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
 from ostler_common.hypervisors import Function
-from peewee import SQL, AsIs, Case, ColumnBase, Select, fn
+from peewee import SQL, AsIs, Case, ColumnBase, Model, Select, fn
 
 from ostler_control import database, settings
 from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
@@ -46,6 +46,7 @@ from ostler_control.placement import (
     place,
     refusal,
 )
+from ostler_control.prepared import Prepared, Value
 from ostler_control.scheduling import affinity, capacity, reserve
 from ostler_control.scheduling.stores import check_holds_volumes, holds_volumes
 
@@ -60,14 +61,16 @@ _CPU_SHARE = "COALESCE(left_cpus / NULLIF(usable_cpus, 0), 0)"
 _SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_SHARE} - {_CPU_SHARE})) DESC")
 
 
-def demand_of(vm: Vm, **changes: object) -> Demand:
+def demand_of(vm: Vm, having: Mapping[type[Model], object] | None = None, /, **changes: object) -> Demand:
     """What this VM demands of a host: size, type, firmware, networks, its volumes' pools and encryption, its affinity.
 
     Of two concurrent placements in one affinity group the second waits for the first's transaction.
 
+    having: of `Volume`, `VmTpm`, `Nic` and `AffinityMember` whether the VM has such rows, where the caller knows;
     changes: further fields of Demand (host_id, cluster_id, excluded_host_id, pool_choices, ...).
     """
-    having = owners(*((column, [vm.id]) for column in (Volume.vm_id, VmTpm.vm, Nic.vm, AffinityMember.vm)))
+    if having is None:
+        having = owners(*((column, [vm.id]) for column in (Volume.vm_id, VmTpm.vm, Nic.vm, AffinityMember.vm)))
     volumes = Volume.select(Volume.pool, Volume.passphrase, Volume.format).where(Volume.vm_id == vm.id)
     rows = tuples(volumes, tuple[str, str | None, str]) if having[Volume] else []
     fields: dict[str, Any] = {  # Any: Demand checks none of them, its tests do
@@ -108,7 +111,7 @@ def find(demand: Demand) -> Placement:
         ) from None
 
 
-def find_and_claim(vm: Vm, demand: Demand, claim: Callable[[Vm, str], None] = capacity.claim) -> Placement:
+def find_and_claim(vm: Vm, demand: Demand, claim: Callable[[Vm, str], object] = capacity.claim) -> Placement:
     """The host for this VM, its capacity claimed there, in one transaction; places again when somebody else was faster.
 
     claim: or `capacity.claim_destination`. Raises like `placement.place`.
@@ -150,19 +153,39 @@ def pools_for(
     Considers pools that some host of the zone or cluster reaches, but no backup stores. Raises like
     `placement.choose_pools`, and FailedPreconditionError POOL_IS_STORE.
     """
-    reached = PoolHost.select(PoolHost.id).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
-    if zone_id:
-        reached = reached.where(Cluster.zone == zone_id)
-    if cluster_id:
-        reached = reached.where(Cluster.id == cluster_id)
-    query = Pool.select(Pool.id, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
-    query = (
-        query.where(Pool.id == pool_id) if pool_id else query.where(fn.EXISTS(reached.where(PoolHost.pool == Pool.id)))
+    return tuple(
+        types_of_pools_for(name, size_bytes, encrypted, pool_id=pool_id, zone_id=zone_id, cluster_id=cluster_id)
     )
-    rows = tuples(query.where(holds_volumes()), tuple[str, str, bool, bool, int])
+
+
+def types_of_pools_for(
+    name: str, size_bytes: int, encrypted: bool, *, pool_id: str = "", zone_id: str = "", cluster_id: str = ""
+) -> dict[str, str]:
+    """The same with the pools' types, by id in that order."""
+    query = _pools_query(bool(pool_id), bool(zone_id), bool(cluster_id))
+    rows = query.rows(tuple[str, str, str, bool, bool, int], pool=pool_id, zone=zone_id, cluster=cluster_id)
     if pool_id and not rows:
         check_holds_volumes(pool_id)
-    return choose_pools(name, size_bytes, encrypted, [PoolFacts(*row) for row in rows])
+    types = {found_id: pool_type for found_id, pool_type, *_ in rows}
+    pools = [PoolFacts(row[0], row[2], bool(row[3]), bool(row[4]), row[5]) for row in rows]
+    return {chosen: types[chosen] for chosen in choose_pools(name, size_bytes, encrypted, pools)}
+
+
+@functools.cache
+def _pools_query(by_pool: bool, by_zone: bool, by_cluster: bool) -> Prepared:
+    def query(value: Value) -> Select:
+        columns = (Pool.id, Pool.type, Pool.name, Pool.shared, Pool.encryption, Pool.available_bytes)
+        found = Pool.select(*columns).where(holds_volumes())
+        if by_pool:
+            return found.where(Pool.id == value("pool"))
+        reached = PoolHost.select(PoolHost.id).join(Host).join(Cluster).where(PoolHost.reachable, ~Host.removed)
+        if by_zone:
+            reached = reached.where(Cluster.zone == value("zone"))
+        if by_cluster:
+            reached = reached.where(Cluster.id == value("cluster"))
+        return found.where(fn.EXISTS(reached.where(PoolHost.pool == Pool.id)))
+
+    return Prepared(query)
 
 
 def facts(demand: Demand) -> list[HostFacts]:
@@ -203,8 +226,16 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
         return [_host(row, reached, proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
-    reach = _reach(demand, [row[0] for row in rows])
-    return [_host(row, reach.get(row[0], _NOTHING), proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
+    ids = [pool for _, pool in sorted(pools.items())]
+    return [
+        _host(
+            row,
+            frozenset(pool for pool, reached in zip(ids, row[_BEFORE_REACH:], strict=True) if reached),
+            proved.get(row[0], _NOTHING),
+            spare.get(row[2]),
+        )
+        for row in rows
+    ]
 
 
 _Name = str | tuple[int, int]
@@ -253,6 +284,19 @@ def _best_query(
     facts = query.alias("facts")
     first = [Case(None, ((facts.c.id == value("preferred_host_id"), 0),), 1)] if preferred else []
     best = Select((facts,), (SQL("facts.*"),)).order_by(*first, _SCORE, facts.c.id).limit(_BEST)
+    if max(choices, default=0) > 1:
+        # Which pools a host reaches, after its facts; asked of the best only.
+        best = best.alias("best")
+        reached = [
+            fn.EXISTS(
+                PoolHost.select(SQL("1")).where(
+                    PoolHost.host == best.c.id, PoolHost.pool == value((disk, number)), PoolHost.reachable
+                )
+            )
+            for disk, count in enumerate(choices)
+            for number in range(count)
+        ]
+        best = Select((best,), (SQL("best.*"), *reached))
     text, parameters = best.bind(db.obj).sql()
     return text, parameters
 
@@ -279,6 +323,10 @@ def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
         usable_cpus - Host.allocated_cpus,
         usable_memory - Host.allocated_memory_bytes,
     ]
+
+
+# Those of `_columns`, and what is left of CPUs and memory.
+_BEFORE_REACH = 20
 
 
 # Any: the columns of `_columns`, in raw SQL's order.
@@ -330,14 +378,12 @@ def _proved(demand: Demand) -> dict[str, set[str]]:
     return proved_functions.of_hosts(functions=wanted) if wanted else {}
 
 
-def _reach(demand: Demand, host_ids: list[str] | None = None) -> dict[str, frozenset[str]]:
-    """For each of these hosts (None: all) those of the demand's pools that it reaches."""
+def _reach(demand: Demand) -> dict[str, frozenset[str]]:
+    """For each host those of the demand's pools that it reaches."""
     wanted = {pool for choices in demand.pool_choices for pool in choices}
     if not wanted:
         return {}
     query = PoolHost.select(PoolHost.host, PoolHost.pool).where(PoolHost.pool.in_(wanted), PoolHost.reachable)
-    if host_ids is not None:
-        query = query.where(PoolHost.host.in_(host_ids))
     found: defaultdict[str, set[str]] = defaultdict(set)
     for host_id, pool_id in tuples(query, tuple[str, str]):
         found[host_id].add(pool_id)

@@ -16,9 +16,21 @@ from ostler_control.database import transaction
 from ostler_control.hypervisors import registry, rules
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import Host, Nic, Operation, PowerState, Vm, VmState, Volume, VolumeState, new_id
+from ostler_control.models import (
+    AffinityMember,
+    Host,
+    Nic,
+    Operation,
+    PowerState,
+    Vm,
+    VmState,
+    VmTpm,
+    Volume,
+    VolumeState,
+    new_id,
+)
 from ostler_control.operations import Run, Undo, record_operation, workflow
-from ostler_control.placement import Demand, Placement
+from ostler_control.placement import Demand
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
 from ostler_control.vms import details, driver_details, firmware_states, isos, tpm
@@ -55,16 +67,17 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
 
 def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
-    check_quota(wanted.account.id, _resources(wanted, checked))
+    facts = checked.facts
+    check_quota(wanted.account.id, _resources(wanted, checked), {Vm: facts.vms, Volume: facts.volumes})
     operation_id = new_id()
     vm = _record_vm(wanted, checked, operation_id)
     if checked.tpm:
         tpm.add(vm, keys)
     if checked.seed:
         vm_user_data.assign(vm, wanted.user_data, wanted.template, keys)
-    placement, host = _place(vm, wanted)
-    root = _record_root(vm, wanted, checked, placement, host, keys)
-    inputs = CreateInputs(placement.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
+    place = _place(vm, wanted, checked)
+    root = _record_root(vm, wanted, checked, place, keys)
+    inputs = CreateInputs(place.host_id, root.id, settings.encryption.LUKS_ITER_TIME.get(), wanted.stopped)
     return record_operation("vm.create", vm, user, inputs, also=[root], operation_id=operation_id)
 
 
@@ -99,7 +112,7 @@ def _record_vm(wanted: NewVm, checked: Checked, operation_id: str) -> Vm:
         values = {"vm": vm, "position": position, "mac": nic.mac, "network": nic.network, "model": nic.model}
         row = _insert_or_raise(taken, Nic.mac == nic.mac, Nic, **values)
         addressing.record(row.id, nic.addressing)
-    if checked.may_grow:
+    if checked.facts.maximum:
         give_maximum(vm)
     if wanted.affinity_groups:
         affinity.put(vm, wanted.affinity_groups)
@@ -120,58 +133,75 @@ def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R]
     raise IntegrityError(f"a row of {model.__name__} conflicts with another one")
 
 
-def _place(vm: Vm, wanted: NewVm) -> tuple[Placement, Host]:
-    """Chooses a host and a pool and claims the host's capacity. Of the host: its type, and what its driver reads."""
-    placement = placement_query.find_and_claim(vm, _demand(vm, wanted), capacity.claim_first)
-    columns = (Host.hypervisor_type, Host.template_formats, Host.capabilities)
-    host = Host.select(*columns).where(Host.id == placement.host_id).get()
-    driver_details.check_on(vm, host)
-    return placement, host
+@dataclass(frozen=True)
+class _Place:
+    """Where the VM goes. host: of its row only the type, and what its driver reads."""
+
+    host_id: str
+    host: Host
+    pool_id: str
+    pool_type: str
 
 
-def _demand(vm: Vm, wanted: NewVm) -> Demand:
-    encrypted = wanted.offering.encrypt_root
-    zone_id = wanted.zone.id if wanted.zone else ""
-    cluster_id = wanted.cluster.id if wanted.cluster else ""
-    pools = placement_query.pools_for(
+def _place(vm: Vm, wanted: NewVm, checked: Checked) -> _Place:
+    """Chooses a host and a pool and claims the host's capacity."""
+    pools = placement_query.types_of_pools_for(
         wanted.name,
         0,
-        encrypted,
+        wanted.offering.encrypt_root,
         pool_id=wanted.pool.id if wanted.pool else "",
-        zone_id=zone_id,
-        cluster_id=cluster_id,
+        zone_id=wanted.zone.id if wanted.zone else "",
+        cluster_id=wanted.cluster.id if wanted.cluster else "",
     )
+    claimed: list[Host] = []
+    demand = _demand(vm, wanted, checked, tuple(pools))
+    found = placement_query.find_and_claim(
+        vm, demand, lambda row, host_id: claimed.append(capacity.claim_first(row, host_id))
+    )
+    driver_details.check_on(vm, claimed[-1], has_none=not (wanted.details or checked.facts.driver_details))
+    return _Place(found.host_id, claimed[-1], found.pool_ids[0], pools[found.pool_ids[0]])
+
+
+def _demand(vm: Vm, wanted: NewVm, checked: Checked, pools: tuple[str, ...]) -> Demand:
     return placement_query.demand_of(
         vm,
-        volume_encryption=encrypted,
+        # Its root disk has no row yet.
+        {Volume: False, VmTpm: checked.tpm, Nic: checked.nics, AffinityMember: wanted.affinity_groups},
+        volume_encryption=wanted.offering.encrypt_root,
         hypervisor_type=wanted.template.hypervisor_type if wanted.template else "",
         allowed_types=rules.allowed(),
         formats=frozenset({wanted.template.format} if wanted.template else ()),
         pool_choices=(pools,),
-        zone_id=zone_id,
-        cluster_id=cluster_id,
+        zone_id=wanted.zone.id if wanted.zone else "",
+        cluster_id=wanted.cluster.id if wanted.cluster else "",
         host_id=wanted.host.id if wanted.host else "",
     )
 
 
-def _record_root(vm: Vm, wanted: NewVm, checked: Checked, placement: Placement, host: Host, keys: Keyring) -> Volume:
+def _record_root(vm: Vm, wanted: NewVm, checked: Checked, place: _Place, keys: Keyring) -> Volume:
     volume_id = new_id()
-    root = Volume.create(
+    root = Volume(
         id=volume_id,
-        name=_root_name(wanted),
+        name=wanted.root_name,
         account=wanted.account,
-        pool=placement.pool_ids[0],
+        pool=place.pool_id,
+        file_id=volume_id,
         template=wanted.template,
         passphrase=keys.create(volume_id) if wanted.offering.encrypt_root else None,
         size_bytes=checked.root_size_bytes,
-        format=_root_format(host),
+        format=_root_format(place.host),
         root=True,
         vm_id=vm.id,
         slot=0,
         operation_id=vm.operation_id,
     )
+    taken = checked.facts.root_name_taken
+    # A conflict ends no transaction this way: somebody has taken the name since it was looked for.
+    if taken or not Volume.insert(root.__data__).on_conflict_ignore().as_rowcount().execute():
+        root.name = f"{root.name}-{secrets.token_hex(3)}"
+        Volume.insert(root.__data__).execute()
     operation = matrix.Operation.CREATE_FROM_TEMPLATE if wanted.template else matrix.Operation.CREATE
-    matrix.check(operation, root, False)
+    matrix.check_in(place.pool_type, operation, root, False)
     return root
 
 
@@ -179,13 +209,6 @@ def _root_format(host: Host) -> str:
     """qcow2 on every hypervisor that supports it, because it allocates on demand."""
     formats = registry.split(host.template_formats)
     return min(formats) if formats and "qcow2" not in formats else "qcow2"
-
-
-def _root_name(wanted: NewVm) -> str:
-    """The VM's name and "-root", with a random suffix when the account has a volume of that name."""
-    name = f"{wanted.name[:54]}-root"
-    taken = Volume.select().where((Volume.account == wanted.account) & (Volume.name == name)).exists()
-    return f"{name}-{secrets.token_hex(3)}" if taken else name
 
 
 @workflow("vm.create")

@@ -33,13 +33,14 @@ def check(vm: Vm, host_id: str) -> None:
         check_on(vm, host)
 
 
-def check_on(vm: Vm, host: Host) -> None:
-    """The same, of a host whose capabilities and type were read."""
+def check_on(vm: Vm, host: Host, *, has_none: bool = False) -> None:
+    """The same, of a host whose capabilities and type were read. has_none: the caller knows that neither the VM nor its
+    template or offering has any details."""
     if not host.capabilities:
         return
     schema = schema_of(host.capabilities)
     per_vm = {field.key: field.per_vm for field in schema}
-    given, own = _parts(vm)
+    given, own = ({}, {}) if has_none else _parts(vm)
     for key in own:
         if not per_vm.get(key, True):
             raise FailedPreconditionError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from ostler_common.errors import AlreadyExistsError, bad_field
 from ostler_common.hypervisors import Function
-from peewee import Model
 
 from ostler_control import labels, networks
 from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
@@ -23,22 +22,17 @@ from ostler_control.models import (
     Iso,
     Network,
     Nic,
-    OfferingExtraConfig,
-    OfferingMaximum,
     Pool,
     ServiceOffering,
     Template,
-    TemplateTpm,
-    TemplateUserData,
-    Vm,
     Zone,
-    owners,
 )
 from ostler_control.templates import store as template_store
 from ostler_control.userdata import vm_user_data
 from ostler_control.userdata.seed import DHCP, Addressing, check_addressing
 from ostler_control.userdata.vm_user_data import Given
 from ostler_control.vms import details, extra_configs, isos
+from ostler_control.vms.create_facts import Facts, find_facts
 from ostler_control.volumes.new_volume import MAX_SIZE_BYTES, MIB
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
@@ -88,20 +82,25 @@ class NewVm:
         """The firmware that it boots with."""
         return self.template.firmware if self.template else self.firmware or "bios"
 
+    @property
+    def root_name(self) -> str:
+        """The root disk's name, unless the account has a volume of that name."""
+        return f"{self.name[:54]}-root"
+
 
 @dataclass(frozen=True)
 class Checked:
     """A request that passed its checks: the size of the root disk, and the interfaces with MAC and model filled in.
 
-    seed: whether its guest is given anything, see `vm_user_data.is_needed`; tpm: whether it gets one; may_grow: whether
-    its offering has a maximum.
+    seed: whether its guest is given anything, see `vm_user_data.is_needed`; tpm: whether it gets one; facts: what was
+    read of its account, template and offering.
     """
 
     root_size_bytes: int
     nics: Sequence[NewNic]
     seed: bool
     tpm: bool
-    may_grow: bool
+    facts: Facts
 
 
 def check(wanted: NewVm) -> Checked:
@@ -112,18 +111,15 @@ def check(wanted: NewVm) -> Checked:
     `extra_configs.of_offering` raise.
     """
     check_name("name", wanted.name)
-    if Vm.select().where((Vm.account == wanted.account) & (Vm.name == wanted.name)).exists():
+    template_id = wanted.template.id if wanted.template else ""
+    facts = find_facts(wanted.account.id, wanted.name, wanted.root_name, template_id, wanted.offering.id)
+    if facts.name_taken:
         raise vm_exists(wanted.account, wanted.name)
     _check_isos(wanted)
     size_bytes = _root_size(wanted)
     details.check_new(wanted.details)
     labels.check_new("labels", wanted.labels)
-    template_ids = [wanted.template.id] if wanted.template else []
-    having = owners(
-        *((column, template_ids) for column in (TemplateTpm.template, TemplateUserData.template)),
-        *((model.service_offering, [wanted.offering.id]) for model in (OfferingExtraConfig, OfferingMaximum)),
-    )
-    functions = _functions(wanted, having)
+    functions = _functions(wanted, facts)
     check_supported(wanted.template, functions, host=wanted.host, cluster=wanted.cluster, zone=wanted.zone)
     if wanted.template:
         template_store.check_encryption(wanted.template, wanted.offering.encrypt_root)
@@ -132,7 +128,7 @@ def check(wanted: NewVm) -> Checked:
         check_nics(wanted.nics, wanted.account),
         seed=Function.USER_DATA in functions,
         tpm=Function.TPM in functions,
-        may_grow=bool(having[OfferingMaximum]),
+        facts=facts,
     )
 
 
@@ -141,23 +137,21 @@ def vm_exists(account: Account, name: str) -> AlreadyExistsError:
     return AlreadyExistsError(f"account {account.name} has a VM named {name} already; choose another name", "VM_EXISTS")
 
 
-def _functions(wanted: NewVm, having: Mapping[type[Model], list[str]]) -> list[Function]:
-    """The functions that the VM needs of its hypervisor beside running it. having: which tables have rows of its
-    template or offering."""
+def _functions(wanted: NewVm, facts: Facts) -> list[Function]:
+    """The functions that the VM needs of its hypervisor beside running it."""
     addressing = [nic.addressing for nic in wanted.nics]
     needs = {
         Function.UEFI: is_uefi(wanted.boot_firmware),
         Function.SECURE_BOOT: wanted.boot_firmware == SECURE_BOOT,
-        Function.TPM: wanted.tpm or bool(having[TemplateTpm]),
+        Function.TPM: wanted.tpm or facts.template_tpm,
         Function.VOLUME_ENCRYPTION: wanted.offering.encrypt_root,
         Function.NICS: bool(wanted.nics),
         Function.NIC_FILTER: any(nic.network.spoof_filter for nic in wanted.nics),
         Function.DIRECT_DOWNLOAD: bool(wanted.template and wanted.template.url),
-        Function.EXTRA_CONFIG: bool(having[OfferingExtraConfig])
+        Function.EXTRA_CONFIG: facts.extra_config
         and not extra_configs.of_offering(wanted.offering.id, wanted.offering.memory_bytes).is_empty,
         Function.ISO: bool(wanted.isos),
-        Function.USER_DATA: bool(having[TemplateUserData])
-        or vm_user_data.is_needed(wanted.user_data, None, addressing),
+        Function.USER_DATA: facts.template_user_data or vm_user_data.is_needed(wanted.user_data, None, addressing),
     }
     return [function for function, needed in needs.items() if needed]
 

@@ -196,13 +196,18 @@ def check(operation: Operation, volume: Volume | Snapshot, vm_running: bool, poo
     volume: its row, or that of the snapshot that is used; pool_type: that of a second pool that is written to.
     """
     for kind in {volume.pool.type, pool_type or volume.pool.type}:
-        found = verdict(operation, bool(volume.passphrase_id), vm_running, kind)
-        if isinstance(found, Refused):
-            raise FailedPreconditionError(
-                f"volume {volume.name} {found.explanation}",
-                found.reason,
-                {"volume": volume.id, "operation": operation.value, "pool_type": kind},
-            )
+        check_in(kind, operation, volume, vm_running)
+
+
+def check_in(kind: str, operation: Operation, volume: Volume | Snapshot, vm_running: bool) -> None:
+    """The same for a volume in a pool of this type."""
+    found = verdict(operation, bool(volume.passphrase_id), vm_running, kind)
+    if isinstance(found, Refused):
+        raise FailedPreconditionError(
+            f"volume {volume.name} {found.explanation}",
+            found.reason,
+            {"volume": volume.id, "operation": operation.value, "pool_type": kind},
+        )
 
 
 def check_all(operation: Operation, volumes: Iterable[Volume], vm_running: bool) -> None:

@@ -16,7 +16,7 @@ from ostler_control.operations import Engine, launch
 from tests.sites import Site, outcome
 
 # A further one needs a reason.
-MAX_TO_RECORD = 24
+MAX_TO_RECORD = 16
 
 
 @contextmanager

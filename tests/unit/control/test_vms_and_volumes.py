@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,8 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.operations import Engine
+from ostler_control.vms import wanted
+from ostler_control.vms.create_facts import find_facts
 
 from tests.fakes.working_agent import Fault, wait_until
 from tests.sites import GIB, MIB, Site, outcome
@@ -60,6 +63,19 @@ def data_volume(site: Site, engine: Engine, name: str, kind: str = "encrypted", 
 
 def fresh(row: Any) -> Any:
     return type(row).get_by_id(row.id)
+
+
+@pytest.mark.parametrize("since", ["before", "meanwhile"])
+def test_the_root_disk_takes_no_name_that_is_taken(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    taken = data_volume(site, engine, "web-root")
+    if since == "meanwhile":
+        monkeypatch.setattr(wanted, "find_facts", lambda *of: find_facts(*of)._replace(root_name_taken=False))
+    vm = running(site, engine, "web")
+    [root] = Volume.select().where(Volume.vm_id == vm.id)
+    assert re.fullmatch("web-root-[0-9a-f]{6}", root.name)
+    assert fresh(taken).vm_id == ""
 
 
 def test_a_vm_is_placed_encrypted_and_started(site: Site, engine: Engine) -> None:
