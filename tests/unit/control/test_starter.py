@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from ostler_control.operations import starter as module
 from ostler_control.operations import verbs
 from ostler_control.operations.starter import Kind, Starter
 
@@ -144,6 +145,50 @@ def test_one_that_fails_or_runs_elsewhere_takes_no_place(started: Started, start
     wait_until(lambda: starter.room("vm.create") == LIMIT - 1)
     assert not starter.knows("b0")
     assert not starter.knows("e0")
+
+
+def test_a_thread_whose_operation_has_ended_runs_the_next(started: Started, starter: Starter) -> None:
+    threads = set[threading.Thread]()
+    for number in range(5):
+        starter.put(f"c{number}", "vm.create")
+        wait_until(lambda id_=f"c{number}": id_ in started.running())
+        threads |= {thread for thread in threading.enumerate() if thread.name == f"operation c{number}"}
+        started.end(f"c{number}")
+        wait_until(lambda: starter.room("vm.create") == LIMIT)
+        wait_until(lambda: bool(starter._idle))
+    assert len(threads) == 1
+    starter.stop()
+    (thread,) = threads
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_thread_that_nothing_comes_for_ends(
+    started: Started, starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_IDLE_S", 0.05)
+    starter.put("c0", "vm.create")
+    wait_until(lambda: started.running() == {"c0"})
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "operation c0"]
+    started.end("c0")
+    thread.join(20)
+    assert (thread.is_alive(), starter._idle) == (False, [])
+    starter.put("c1", "vm.create")
+    wait_until(lambda: started.running() == {"c1"})
+
+
+def test_one_that_gets_no_thread_is_left_to_a_sweep(
+    started: Started, starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        starter.put("c0", "vm.create")
+    assert (starter.knows("c0"), starter.room("vm.create")) == (False, LIMIT)
+    starter.put("c0", "vm.create")
+    wait_until(lambda: started.running() == {"c0"})
 
 
 def test_every_verb_that_is_named_exists() -> None:
