@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import sqlite3
 import sys
 import uuid
 from collections import Counter
@@ -16,10 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 from ostler_control import database
-from ostler_control.models.queries import Selection
-from ostler_control.models.rows import Rows
+from ostler_control.models import rows
 from ostler_control.statement_forms import Texts, comparable, written
-from peewee import Context, CursorWrapper, Model, Node
+from peewee import Context, Field, Model, Node
 
 import tests.explained_asserts  # noqa: F401 - before the helpers
 from tests import databases
@@ -80,8 +78,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 _COMPARED = 5
 _NOT_PLACES = (
     "peewee.py",
-    "models/queries.py",
     "models/base.py",
+    "models/columns.py",
+    "models/direct.py",
+    "models/queries.py",
     "statement_forms.py",
     "tests/conftest.py",
     "ostler_control/database.py",
@@ -124,46 +124,26 @@ def _callers(count: int) -> list[object]:
     return found
 
 
-class _Replay:
-    """A cursor whose rows can be read again."""
-
-    def __init__(self, cursor: sqlite3.Cursor) -> None:
-        self.description, self.rowcount = cursor.description, cursor.rowcount
-        self._all = cursor.fetchall()
-        self._left = iter(self._all)
-
-    def fetchall(self) -> list[object]:
-        return list(self._left)
-
-    def fetchone(self) -> object:
-        return next(self._left, None)
-
-    def again(self) -> None:
-        self._left = iter(self._all)
-
-    def close(self) -> None: ...
+# How often the rows of one list of columns are compared with what the columns themselves make of them.
+_ROWS_COMPARED = 200
 
 
-_rows_compared: Counter[tuple[object, ...]] = Counter()
+def _compared(make: Callable[[list[rows.Row]], list[object]], fields: list[Any], model: Any) -> Any:
+    left = _ROWS_COMPARED
 
+    def compared(given: list[rows.Row]) -> list[object]:
+        nonlocal left
+        made = make(given)
+        for row, one in zip(given, made, strict=True) if left > 0 else ():
+            values = [field.python_value(value) for field, value in zip(fields, row, strict=True)]
+            names = [field.name for field in fields]
+            # As peewee makes an object of a row.
+            expected = model(__no_default__=1, **dict(zip(names, values, strict=True))) if model else tuple(values)
+            assert _parts(one) == _parts(expected)
+        left -= 1
+        return made
 
-def _compared_rows(self: Selection, cursor: sqlite3.Cursor) -> CursorWrapper:
-    """The query's rows, compared with what peewee makes of them."""
-    place = tuple(_callers(2))
-    _rows_compared[place] += 1
-    if _rows_compared[place] > _COMPARED:
-        return _made_rows(self, cursor)
-    replay: Any = _Replay(cursor)
-    made = _made_rows(self, replay)
-    if isinstance(made, Rows):
-        replay.again()
-        expected = super(Selection, self)._get_cursor_wrapper(replay)  # type: ignore[misc]  # the stubs leave it out
-        for one, other in zip(made, expected, strict=True):
-            assert _parts(one) == _parts(other)
-    return made
-
-
-_made_rows = Selection._get_cursor_wrapper
+    return compared
 
 
 def _parts(row: object) -> object:
@@ -176,7 +156,18 @@ def _parts(row: object) -> object:
 def compared_with_peewee() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(database, "Texts", _ComparedTexts)
-        patched.setattr(Selection, "_get_cursor_wrapper", _compared_rows)
+        objects, tuples = rows._objects, rows._tuples
+
+        def compared_objects(model: type[Model], fields: list[Field]) -> rows.Make | None:
+            make = objects(model, fields)
+            return make and _compared(make, fields, model)
+
+        def compared_tuples(fields: list[Field]) -> rows.Make | None:
+            make = tuples(fields)
+            return make and _compared(make, fields, None)
+
+        patched.setattr(rows, "_objects", compared_objects)
+        patched.setattr(rows, "_tuples", compared_tuples)
         yield
 
 

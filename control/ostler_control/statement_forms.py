@@ -28,7 +28,9 @@ from peewee import (
     Select,
 )
 
+from ostler_control.models.direct import Direct
 from ostler_control.models.queries import Change, Selection
+from ostler_control.models.values import AS_GIVEN, in_order, inserted
 from ostler_control.statements import is_plain
 
 # Forms beyond that are those of lists of ever other lengths, and the like.
@@ -36,6 +38,7 @@ _MAX_TEXTS = 5_000
 # Longer lists would make a form for each length.
 _MAX_LIST = 64
 _LISTS = (list, tuple, set, frozenset)
+_SIMPLE = frozenset({bool, int, str})
 _SELECTS = (ModelSelect, Select, Selection)
 _UPDATES = (ModelUpdate, Change)
 
@@ -54,18 +57,22 @@ class Texts:
 
     def write(self, statement: Node, context: Callable[[], Context]) -> tuple[str, list[object]]:
         """A statement's text and values, as peewee writes them in a new context."""
-        try:
-            form = _Form(statement)
-        except _UnusualError:
-            return written(statement, context)
-        key = tuple(form.parts)
-        if kept := self._texts.get(key):
-            return kept[0], form.values
+        kept: object = None
+        if isinstance(statement, Direct):
+            key, found = statement.form, statement.values
+        else:
+            try:
+                form = _Form(statement)
+            except _UnusualError:
+                return written(statement, context)
+            key, found, kept = tuple(form.parts), form.values, form.kept
+        if text_of := self._texts.get(key):
+            return text_of[0], found
         text, values = written(statement, context)
         if key not in self._texts:
             if len(self._texts) >= _MAX_TEXTS:
                 self._texts.clear()
-            self._texts[key] = (text, form.kept) if comparable(values) == comparable(form.values) else None
+            self._texts[key] = (text, kept) if comparable(values) == comparable(found) else None
         return text, values
 
 
@@ -124,14 +131,17 @@ class _Form:
     def _insert(self, insert: Node) -> None:
         of = vars(insert)
         row, conflict = of["_insert"], of["_on_conflict"]
-        if type(row) is not dict or of["_columns"] or not of["model"]._meta.defaults.keys() <= row.keys():
+        if type(row) is not dict or of["_columns"]:
             raise _UnusualError
         if conflict is not None and conflict._action != "IGNORE":
             raise _UnusualError
-        self.parts += ("insert", conflict is not None)
-        for field, value in sorted(row.items(), key=_sort_key):
-            self._field(field)
-            self._value(field, value)
+        names = tuple([field.name for field in row if isinstance(field, Field) and field.model is of["model"]])
+        columns = inserted(of["model"], names) if len(names) == len(row) else None
+        values = None if columns is None else in_order(columns, list(row.values()))
+        if values is None:
+            raise _UnusualError
+        self.parts += ("insert", conflict is not None, *names)
+        self.values += values
         self._write(insert)
 
     def _update(self, update: Node) -> None:
@@ -249,6 +259,11 @@ class _Form:
             self._value(left, right)
 
     def _value(self, field: Field[object], value: object) -> None:
+        kind = value.__class__
+        if kind in _SIMPLE and AS_GIVEN.get(type(field)) is kind:
+            self.parts.append(kind)
+            self.values.append(value)
+            return
         converted = field.db_value(value)  # type: ignore[no-untyped-call]
         if isinstance(converted, (Node, type, *_LISTS, dict)):
             raise _UnusualError

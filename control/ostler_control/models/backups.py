@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import BigIntegerField, BlobField, BooleanField, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel
-from ostler_control.models.columns import enum_column
+from ostler_control.models.enum_columns import enum_column
 from ostler_control.models.machines import Vm
 from ostler_control.models.people import Account
 from ostler_control.models.storage import Passphrase, Pool

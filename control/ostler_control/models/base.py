@@ -6,9 +6,10 @@ import datetime
 import uuid
 from typing import Self
 
-from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, ModelSelect, ModelUpdate, TextField
+from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, ModelInsert, ModelSelect, ModelUpdate, TextField
 
-from ostler_control.models.queries import Change, selection
+from ostler_control.models.direct import new_row, row_by_key
+from ostler_control.models.queries import Change, missing, selection
 
 # Unbound until `ostler_control.database.connect` gives it SQLite or PostgreSQL.
 db = DatabaseProxy()
@@ -43,9 +44,38 @@ class BaseModel(Model):
         return Change(cls, cls._normalize_data(data, changed))  # type: ignore[attr-defined]  # the stubs leave it out
 
     @classmethod
+    def insert(cls, data: object = None, /, **given: object) -> ModelInsert:
+        """The defaults of what is not given are among the values, so that the statement's text can be kept."""
+        row = cls._normalize_data(data, given)  # type: ignore[attr-defined]  # the stubs leave it out
+        if isinstance(row, dict) and len(row) < len(cls._meta.fields):
+            for field, default in cls._meta.defaults.items():
+                if field not in row:
+                    row[field] = default() if callable(default) else default
+        return ModelInsert(cls, row)
+
+    def save(self, force_insert: bool = False, only: object = None) -> int:
+        statement = new_row(self) if force_insert and only is None else None
+        if statement is None:
+            return super().save(force_insert, only)
+        self._meta.database.execute(statement)
+        vars(self)["_dirty"].difference_update(self.__data__)
+        return 1
+
+    @classmethod
+    def get(cls, *conditions: object, **filters: object) -> Self:
+        if not filters and (statement := row_by_key(cls, conditions)) is not None:
+            row: Self | None = statement.row()  # type: ignore[assignment]  # it is one of this model
+            if row is None:
+                raise missing(cls.select().where(*conditions))
+            return row
+        return super().get(*conditions, **filters)
+
+    @classmethod
     def get_or_none(cls, *conditions: ColumnBase) -> Self | None:
         """The first row for which these hold. When there is none, as mostly, peewee's own would write the statement
         once more, into an error that nobody sees."""
+        if (statement := row_by_key(cls, conditions)) is not None:
+            return statement.row()  # type: ignore[return-value]  # it is one of this model
         query = cls.select().where(*conditions) if conditions else cls.select()
         row: Self | None = query.first()
         return row

@@ -13,7 +13,7 @@ from peewee import (
 )
 
 from ostler_control.models.base import BaseModel, now
-from ostler_control.models.columns import enum_column
+from ostler_control.models.enum_columns import enum_column
 from ostler_control.states import HostState, PowerState
 
 

@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
-from peewee import ROW, SQL, ColumnBase, CursorWrapper, Field, Model, ModelSelect, ModelUpdate, fn
+from peewee import (
+    ROW,
+    SQL,
+    ColumnBase,
+    CursorWrapper,
+    DoesNotExist,
+    Field,
+    Model,
+    ModelSelect,
+    ModelUpdate,
+    fn,
+)
 
 from ostler_control.models.rows import Make, Row, Rows, to_objects, to_tuples
 
+M = TypeVar("M", bound=Model)
 _ONE = SQL("1")
 _COUNT = fn.COUNT(_ONE)
 _TUPLES, _OBJECTS = ROW.TUPLE, (None, ROW.MODEL)
@@ -38,10 +50,9 @@ class Selection(ModelSelect):
     def get(self, database: object = None) -> Model:
         clone = self.clone()
         clone.__dict__.update(_limit=1, _offset=None)
-        row: Model
         for row in clone:
             return row
-        return super().get()  # which raises, with the statement in the error
+        raise missing(self)
 
     def exists(self, database: object = None) -> bool:
         if not self._is_plain():
@@ -56,6 +67,14 @@ class Selection(ModelSelect):
             return super().count(clear_limit=clear_limit)
         ((number,),) = self._values((_COUNT,), None)
         return number
+
+    def as_tuples(self) -> list[object]:
+        """Its rows, whatever else they would become."""
+        of = vars(self)
+        make = to_tuples(of["_returning"])
+        if make is None:
+            return list(self.tuples())
+        return make(of["_database"].execute(self).fetchall())
 
     def _is_plain(self) -> bool:
         """Whether its rows are those of its sources for which the condition holds, whatever its columns are."""
@@ -99,6 +118,19 @@ def _make(kind: int | None, model: type[Model] | None, columns: Sequence[object]
     if kind == _TUPLES:
         return to_tuples(columns)
     return to_objects(model, columns) if model is not None and kind in _OBJECTS else None
+
+
+@functools.cache
+def whole(model: type[Model]) -> Make | None:
+    """What makes objects of rows with all columns of a model."""
+    return to_objects(model, model._meta.sorted_fields)
+
+
+def missing(query: ModelSelect[M]) -> DoesNotExist:
+    """The error when this query has no row."""
+    text, values = query.paginate(1, 1).sql()
+    kind: type[DoesNotExist] = vars(query.model)["DoesNotExist"]
+    return kind(f"{query.model} instance matching query does not exist:\nSQL: {text}\nParams: {values}")
 
 
 @functools.cache

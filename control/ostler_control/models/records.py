@@ -5,7 +5,7 @@ from __future__ import annotations
 from peewee import BigIntegerField, BooleanField, CompositeKey, DateTimeField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
-from ostler_control.models.columns import enum_column
+from ostler_control.models.enum_columns import enum_column
 from ostler_control.states import OperationState, Scope
 
 

@@ -27,7 +27,7 @@ from peewee import (
     TextField,
 )
 
-from ostler_control.models.columns import EnumAccessor, EnumField
+from ostler_control.models.enum_columns import EnumAccessor, EnumField
 
 Row = tuple[object, ...]
 Make = Callable[[list[Row]], list[object]]

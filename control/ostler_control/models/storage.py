@@ -15,7 +15,7 @@ from peewee import (
 )
 
 from ostler_control.models.base import BaseModel, new_id, now
-from ostler_control.models.columns import enum_column
+from ostler_control.models.enum_columns import enum_column
 from ostler_control.models.people import Account
 from ostler_control.models.places import Host
 from ostler_control.states import SnapshotState, VolumeState

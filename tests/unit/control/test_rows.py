@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from ostler_control.database import is_sqlite, locked
-from ostler_control.models import ALL, Cluster, Host, HostState, Nic, Vm, VmState, Zone, db
-from ostler_control.models.columns import EnumField
+from ostler_control.models import ALL, Cluster, Host, HostState, Nic, Vm, VmState, Zone, db, first_tuple, tuples
+from ostler_control.models.enum_columns import EnumField
 from ostler_control.models.queries import Selection
 from ostler_control.models.rows import Rows
 from peewee import (
@@ -94,7 +94,8 @@ def test_the_rows_of_every_model() -> None:
         query: Any = model.select().order_by(*model._meta.sorted_fields[:2])
         assert len(query) == 2
         assert whole(list(query)) == whole(list(peewees(query)))
-        assert whole(list(query.tuples())) == whole(list(peewees(query).tuples()))
+        assert whole(list(query.tuples())) == whole(list(peewees(query).tuples())) == whole(tuples(query, tuple))
+        assert whole(first_tuple(query, tuple)) == whole(tuples(query, tuple)[0])
         # Peewee did none of it.
         assert {type(query.execute()), type(query.tuples().execute())} == {Rows}
         some: Any = query.select(*model._meta.sorted_fields[1:3])
@@ -127,6 +128,8 @@ def test_unusual_rows(name: str, shape: str) -> None:
     assert found
     if isinstance(query, Selection):
         assert found == made(peewees(query))
+    if shape == "tuples":
+        assert found == tuples(query, tuple)
 
 
 @pytest.mark.usefixtures("fleet")

@@ -32,6 +32,9 @@ KEPT: dict[str, Callable[[str], Query]] = {
     "binary": lambda text: Passphrase.update(sealed=text.encode()).where(Passphrase.id == text),
     "delete": lambda text: Zone.delete().where((Zone.name == text) | (Zone.create_time < now())),
     "insert": lambda text: Zone.insert(id=text, name=text, create_time=now()),
+    "insert with defaults": lambda text: Nic.insert(id=text, vm=text, position=1, mac=text, create_time=now()),
+    "insert of objects": lambda text: Nic.insert(id=text, vm=Vm(id=text), position=1, mac=text, create_time=now()),
+    "insert or not": lambda text: Zone.insert(id=text, name=text, create_time=now()).on_conflict_ignore(),
 }
 
 

@@ -1,0 +1,79 @@
+"""The two statements that are run most, without a query: the row with a key, and a new row.
+
+A query is a tree of some ten objects, in which `statement_forms` must find the form and the values each time. These
+know theirs. Their text is what peewee writes for the query that each stands for.
+"""
+
+from __future__ import annotations
+
+from peewee import OP, Context, Expression, Model, ModelInsert, Node
+
+from ostler_control.models.queries import selection, whole
+from ostler_control.models.rows import Make
+from ostler_control.models.values import in_order, inserted
+
+
+class Direct(Node):
+    """A statement that knows its `form`, which is what its text depends on, and its `values`, in the text's order."""
+
+    def __init__(self, form: tuple[object, ...], values: list[object]) -> None:
+        self.form, self.values = form, values
+
+
+class RowByKey(Direct):
+    """SELECT of the row of a model with this primary key."""
+
+    def __init__(self, model: type[Model], key: str, make: Make) -> None:
+        super().__init__((RowByKey, model), [key])
+        self._model, self._key, self._make = model, key, make
+
+    def row(self) -> object | None:
+        """Executes it; None when there is no such row."""
+        rows = self._make(self._model._meta.database.execute(self).fetchall())
+        return rows[0] if rows else None
+
+    def __sql__(self, context: Context) -> Context:
+        query = selection(self._model, ()).where(self._model._meta.primary_key == self._key)
+        return _written(query, context)
+
+
+class NewRow(Direct):
+    """INSERT of a row. given: by the names of all its columns."""
+
+    def __init__(self, model: type[Model], given: dict[str, object], values: list[object]) -> None:
+        super().__init__((NewRow, model, *given), values)
+        self._model, self._given = model, given
+
+    def __sql__(self, context: Context) -> Context:
+        fields = self._model._meta.fields
+        return _written(ModelInsert(self._model, {fields[name]: of for name, of in self._given.items()}), context)
+
+
+def _written(query: Node, context: Context) -> Context:
+    made: Context = context.sql(query)  # type: ignore[no-untyped-call]
+    return made
+
+
+def row_by_key(model: type[Model], conditions: tuple[object, ...]) -> RowByKey | None:
+    """The statement for the row for which these hold, if they are one: that its primary key is a certain text."""
+    if len(conditions) != 1 or type(conditions[0]) is not Expression:
+        return None
+    of = vars(conditions[0])
+    key = of["rhs"]
+    if of["lhs"] is not model._meta.primary_key or of["op"] != OP.EQ or type(key) is not str:
+        return None
+    make = whole(model)
+    return None if make is None else RowByKey(model, key, make)
+
+
+def new_row(row: Model) -> NewRow | None:
+    """The statement that inserts this row, if nothing of it is for peewee or the database to find out."""
+    model, given = type(row), row.__data__
+    key = model._meta.primary_key
+    if isinstance(key, bool) or model._meta.composite_key or given.get(key.name) is None:
+        return None
+    if any(given[name] is None for name in row.__rel__):
+        return None  # it refers to a row that had no key when it was assigned, and may have one now
+    columns = inserted(model, tuple(given))
+    values = None if columns is None else in_order(columns, list(given.values()))
+    return None if values is None else NewRow(model, given, values)
