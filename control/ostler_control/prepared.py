@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from peewee import AsIs, ColumnBase, Select
+from peewee import AsIs, ColumnBase, SelectBase
 
 from ostler_control.database import is_sqlite
 from ostler_control.models import db
@@ -22,7 +22,7 @@ Value = Callable[[str], ColumnBase]
 class Prepared:
     """A query that is asked with other values each time. Thread-safe."""
 
-    def __init__(self, make: Callable[[Value], Select]) -> None:
+    def __init__(self, make: Callable[[Value], SelectBase]) -> None:
         """make: the query, given what stands for a value."""
         self._make = make
         # By kind of database.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from google.protobuf.message import Message
@@ -14,14 +15,20 @@ from ostler_common.redaction import redacted
 from ostler_control import database
 from ostler_control.caller import Caller
 from ostler_control.catalog.names import is_id
-from ostler_control.models import BaseModel, Request, now
+from ostler_control.models import BaseModel, Request, new_id, now
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
 KEPT_FOR = datetime.timedelta(days=7)
 
 
-def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[], _Row]) -> _Row:
+def once(
+    model: type[_Row],
+    caller: Caller,
+    request: Message,
+    make: Callable[[], _Row],
+    reserving: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> _Row:
     """What `make` makes, in one transaction with remembering the request's id; or what it made the first time.
 
     Of two calls with the same id at once the second waits for the first and gets the same object; when `make` raises,
@@ -29,6 +36,8 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
     database. Secrets in a request do not count when two are compared: no digest of them is kept. Raises
     InvalidArgumentError (REQUEST_ID_REUSED) when the id was used for another request, and NotFoundError when what was
     made then is gone.
+
+    reserving: inside, what `make` makes gets this id, which then need not be written afterwards.
     """
     request_id: str = getattr(request, "request_id")  # noqa: B009 - Message declares no fields
     if not request_id:
@@ -38,12 +47,17 @@ def once(model: type[_Row], caller: Caller, request: Message, make: Callable[[],
         raise bad_field("request_id", "must be a UUID", reason="INVALID_REQUEST_ID")
     method, digest = request.DESCRIPTOR.full_name, _digest(request)
     with database.transaction():
-        entry = Request(user=caller.actor, request_id=request_id.lower(), method=method, digest=digest)
+        row_id = new_id()
+        entry = Request(
+            user=caller.actor, request_id=request_id.lower(), method=method, digest=digest, resource_id=row_id
+        )
         # A conflict ends no transaction this way: it needs no savepoint.
         if not Request.insert(entry.__data__).on_conflict_ignore().as_rowcount().execute():
             return _earlier(model, caller, request_id.lower(), method, digest)
-        row = make()
-        Request.update(resource_id=row.id).where(Request.id == entry.id).execute()
+        with reserving(row_id):
+            row = make()
+        if row.id != row_id:
+            Request.update(resource_id=row.id).where(Request.id == entry.id).execute()
         return row
 
 

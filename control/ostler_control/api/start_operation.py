@@ -16,6 +16,7 @@ from ostler_control.caller import Caller
 from ostler_control.database import transaction
 from ostler_control.models import Account, Operation
 from ostler_control.operations import launch
+from ostler_control.operations.records import reserving
 
 
 def start_operation(caller: Caller, request: Message, make: Callable[[], Operation]) -> operations_pb2.Operation:
@@ -23,7 +24,7 @@ def start_operation(caller: Caller, request: Message, make: Callable[[], Operati
     with redact_errors_for(caller, request):
         if getattr(request, "validate_only", False):
             return convert_operations.validated(_tried(make), caller)
-        operation = once(Operation, caller, request, make)
+        operation = once(Operation, caller, request, make, reserving)
         launch(operation)
         return convert_operations.operation(operation, caller)
 

@@ -6,16 +6,20 @@ wherever a type is given, case ignored; the database holds the type.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ostler.types.v1 import host_pb2, volume_pb2
+from peewee import SQL, SelectBase
 
-from ostler_control.models import Host, HypervisorType, tuples
+from ostler_control.models import Cluster, Host, HypervisorType, tuples
+from ostler_control.prepared import Prepared, Value
 
 CUSTOM = "custom"
 DEFAULT_CUSTOM_NAME = "Custom"
@@ -46,9 +50,61 @@ class Known:
     own_name: str = ""
 
 
-def known(custom_name: str) -> dict[str, Known]:
-    """Every type by its word; custom_name: the name in force of the type "custom", which is always among them."""
-    rows = list(HypervisorType.select().order_by(HypervisorType.type))
+class Reported(NamedTuple):
+    """What is kept of a type that hosts have reported."""
+
+    type: str
+    display_name: str
+    template_formats: str
+    functions: str
+
+
+_COLUMNS = (
+    HypervisorType.type,
+    HypervisorType.display_name,
+    HypervisorType.template_formats,
+    HypervisorType.functions,
+)
+
+
+def reported() -> list[Reported]:
+    """Every type that hosts have reported."""
+    return [Reported(*row) for row in _REPORTED.rows(tuple[str, str, str, str])]
+
+
+def reported_and_used(cluster_id: str = "", zone_id: str = "") -> tuple[list[Reported], set[str]]:
+    """The same, and the types of the hosts (of this cluster, of this zone), in one statement."""
+    query = _reported_and_used(bool(cluster_id), bool(zone_id))
+    rows = query.rows(tuple[str, str, str, str, str], cluster=cluster_id, zone=zone_id)
+    types = [Reported(*row[1:]) for row in rows if row[0] == "type"]
+    return types, {row[1] for row in rows if row[0] == "host"}
+
+
+_REPORTED = Prepared(lambda value: HypervisorType.select(*_COLUMNS))
+
+
+@functools.cache
+def _reported_and_used(by_cluster: bool, by_zone: bool) -> Prepared:
+    def query(value: Value) -> SelectBase:
+        empty = SQL("''")
+        used = Host.select(SQL("'host'"), Host.hypervisor_type, empty, empty, empty).join(Cluster)
+        used = used.where(~Host.removed & (Host.hypervisor_type != "")).distinct()
+        if by_cluster:
+            used = used.where(Cluster.id == value("cluster"))
+        if by_zone:
+            used = used.where(Cluster.zone == value("zone"))
+        return HypervisorType.select(SQL("'type'"), *_COLUMNS).union_all(used)
+
+    return Prepared(query)
+
+
+def known(custom_name: str, of_hosts: Iterable[Reported] | None = None) -> dict[str, Known]:
+    """Every type by its word.
+
+    custom_name: the name in force of the type "custom", which is always among them; of_hosts: those that hosts have
+    reported, where they were read.
+    """
+    rows = sorted(reported() if of_hosts is None else of_hosts)
     words = {CUSTOM, *(row.type for row in rows)}
     taken = {custom_name.casefold()}
     found: dict[str, Known] = {CUSTOM: Known(CUSTOM, custom_name, reported=False)}

@@ -9,13 +9,13 @@ from ostler_common.hypervisors import Function, not_supported
 
 from ostler_control import settings
 from ostler_control.hypervisors import registry
-from ostler_control.hypervisors.registry import Known
+from ostler_control.hypervisors.registry import Known, Reported
 from ostler_control.models import Cluster, Host
 
 
-def known() -> dict[str, Known]:
-    """Every type by its word."""
-    return registry.known(settings.hypervisors.CUSTOM_DISPLAY_NAME.get())
+def known(of_hosts: Iterable[Reported] | None = None) -> dict[str, Known]:
+    """Every type by its word. of_hosts: see `registry.known`."""
+    return registry.known(settings.hypervisors.CUSTOM_DISPLAY_NAME.get(), of_hosts)
 
 
 def names() -> dict[str, str]:

@@ -25,8 +25,11 @@ def check_supported(
     Raises FailedPreconditionError: OTHER_HYPERVISOR_TYPE when the template is for another type, HYPERVISOR_NOT_ALLOWED,
     FORMAT_NOT_SUPPORTED, FUNCTION_NOT_SUPPORTED.
     """
-    types = _in_question(host, cluster, zone)
-    known = rules.known()
+    if host is not None:
+        types, known = {host.hypervisor_type} - {""}, rules.known()
+    else:
+        reports, types = registry.reported_and_used(cluster.id if cluster else "", zone.id if zone else "")
+        known = rules.known(reports)
     if template and template.hypervisor_type and types:
         if template.hypervisor_type not in types:
             wanted = known[template.hypervisor_type].display_name
@@ -69,18 +72,6 @@ def format_not_supported(what: str, disk_format: str, type_name: str) -> FailedP
         "FORMAT_NOT_SUPPORTED",
         {"format": disk_format, "hypervisor_type": type_name},
     )
-
-
-def _in_question(host: Host | None, cluster: Cluster | None, zone: Zone | None) -> set[str]:
-    """The types of the hosts that were asked for."""
-    if host is not None:
-        return {host.hypervisor_type} - {""}
-    query = Host.select(Host.hypervisor_type).join(Cluster).where(~Host.removed & (Host.hypervisor_type != ""))
-    if cluster is not None:
-        query = query.where(Cluster.id == cluster.id)
-    if zone is not None:
-        query = query.where(Cluster.zone == zone.id)
-    return {word for (word,) in tuples(query.distinct(), tuple[str])}
 
 
 def _where(host: Host | None, cluster: Cluster | None, zone: Zone | None) -> str:

@@ -5,7 +5,9 @@ Every function is one short transaction; none knows of the journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -52,6 +54,31 @@ R = TypeVar("R", Vm, Volume, Snapshot, VmSnapshot, Backup, Kek)
 T = TypeVar("T")
 
 
+class _Reserved(threading.local):
+    """The id for this thread's next operation; "" for a new one."""
+
+    id = ""
+
+
+_reserved = _Reserved()
+
+
+@contextlib.contextmanager
+def reserving(operation_id: str) -> Iterator[None]:
+    """Inside, the first operation that this thread records has this id, so that others may refer to it before."""
+    _reserved.id = operation_id
+    try:
+        yield
+    finally:
+        _reserved.id = ""
+
+
+def next_id() -> str:
+    """The id for an operation that is going to be recorded."""
+    operation_id, _reserved.id = _reserved.id or new_id(), ""
+    return operation_id
+
+
 def record_operation(
     verb: str,
     resource: BaseModel,
@@ -63,14 +90,14 @@ def record_operation(
     """Records an operation and claims its object (and `also`) for it: within the caller's transaction.
 
     Call `launch` after the transaction has committed; if the process dies in between, a sweep launches it.
-    inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for a new one.
+    inputs: the workflow's dataclass, ids and sizes only; operation_id: "" for `next_id`.
 
     An object that was inserted with the operation's id is held already.
 
     Raises AbortedError RESOURCE_BUSY when another operation holds one of the objects.
     """
     operation = Operation.create(
-        id=operation_id or new_id(),
+        id=operation_id or next_id(),
         verb=verb,
         resource_type=verb.split(".", 1)[0],
         resource_id=resource.id,

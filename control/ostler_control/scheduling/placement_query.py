@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +55,17 @@ _MAX_ATTEMPTS = 20
 # Enough that one of them passes the filters that the query leaves out.
 _BEST = 32
 _NOTHING: frozenset[str] = frozenset()
-# The sum of placement.scorers without the preferred host; a test proves that both choose alike.
-_MEMORY_SHARE = "COALESCE(left_memory / NULLIF(usable_memory, 0), 0)"
-_CPU_SHARE = "COALESCE(left_cpus / NULLIF(usable_cpus, 0), 0)"
-_SCORE = SQL(f"{_MEMORY_SHARE} + 0.5 * {_CPU_SHARE} + 0.25 * (1 - ABS({_MEMORY_SHARE} - {_CPU_SHARE})) DESC")
+
+
+def _score(sqlite: bool) -> SQL:
+    """The sum of placement.scorers without the preferred host, exactly; a test proves that both choose alike."""
+
+    def share(of: str) -> str:
+        left, usable = (f"CAST({n}_{of} AS INTEGER)" if sqlite else f"FLOOR({n}_{of})" for n in ("left", "usable"))
+        return f"COALESCE({left} * 1.0 / NULLIF({usable}, 0), 0)"
+
+    memory, cpus = share("memory"), share("cpus")
+    return SQL(f"{memory} + 0.5 * {cpus} + 0.25 * (1 - ABS({memory} - {cpus})) DESC")
 
 
 def demand_of(vm: Vm, having: Mapping[type[Model], object] | None = None, /, **changes: object) -> Demand:
@@ -94,9 +101,9 @@ def find(demand: Demand) -> Placement:
     """The host for this demand; claims nothing. Raises like `placement.place`; where hosts lack volume encryption, it
     names them and their failed probes."""
     # Few VMs have affinity groups: for those, reading every host is simpler than a query that knows groups.
-    best = _best_facts(demand) if demand.affinity is None else []
-    if any(refusal(demand, host) is None for host in best):
-        return place(demand, best)
+    for host in _best_facts(demand) if demand.affinity is None else ():
+        if refusal(demand, host) is None:
+            return place(demand, [host])  # those after it are no better
     every = facts(demand)
     try:
         return place(demand, every)
@@ -198,11 +205,11 @@ def facts(demand: Demand) -> list[HostFacts]:
     return [_host(row, reach.get(row[0], _NOTHING), proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
 
 
-def _best_facts(demand: Demand) -> list[HostFacts]:
+def _best_facts(demand: Demand) -> Iterator[HostFacts]:
     """The facts of a few hosts that the database already sees to fit, best first: what makes placement fast.
 
-    `place` asks every filter again and the claim its own, so a condition that is not asked here costs only time. The
-    order is that of `placement.scorers`, so that none of the hosts left out is better than one that is here.
+    `find` asks every filter again and the claim its own, so a condition that is not asked here costs only time. The
+    order is that of `placement.scorers`, and of their ids where hosts are equal.
     """
     reserved = settings.agents.HOST_RESERVED_MEMORY.by_cluster()
     choices = tuple(map(len, demand.pool_choices))
@@ -225,9 +232,9 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
     proved, spare = _proved(demand), reserve.headroom(demand)
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
-        return [_host(row, reached, proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows]
+        return (_host(row, reached, proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows)
     ids = [pool for _, pool in sorted(pools.items())]
-    return [
+    return (
         _host(
             row,
             frozenset(pool for pool, reached in zip(ids, row[_BEFORE_REACH:], strict=True) if reached),
@@ -235,7 +242,7 @@ def _best_facts(demand: Demand) -> list[HostFacts]:
             spare.get(row[2]),
         )
         for row in rows
-    ]
+    )
 
 
 _Name = str | tuple[int, int]
@@ -282,8 +289,12 @@ def _best_query(
         reaching = PoolHost.select(PoolHost.host).where(PoolHost.pool.in_(pools), PoolHost.reachable)
         query = query.where(Host.id.in_(reaching))
     facts = query.alias("facts")
-    first = [Case(None, ((facts.c.id == value("preferred_host_id"), 0),), 1)] if preferred else []
-    best = Select((facts,), (SQL("facts.*"),)).order_by(*first, _SCORE, facts.c.id).limit(_BEST)
+
+    def order(of: Select) -> list[ColumnBase]:
+        first = [Case(None, ((of.c.id == value("preferred_host_id"), 0),), 1)] if preferred else []
+        return [*first, _score(sqlite), of.c.id]
+
+    best = Select((facts,), (SQL("facts.*"),)).order_by(*order(facts)).limit(_BEST)
     if max(choices, default=0) > 1:
         # Which pools a host reaches, after its facts; asked of the best only.
         best = best.alias("best")
@@ -296,7 +307,7 @@ def _best_query(
             for disk, count in enumerate(choices)
             for number in range(count)
         ]
-        best = Select((best,), (SQL("best.*"), *reached))
+        best = Select((best,), (SQL("best.*"), *reached)).order_by(*order(best))
     text, parameters = best.bind(db.obj).sql()
     return text, parameters
 

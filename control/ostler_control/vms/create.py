@@ -30,6 +30,7 @@ from ostler_control.models import (
     new_id,
 )
 from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.operations.records import next_id
 from ostler_control.placement import Demand
 from ostler_control.scheduling import affinity, capacity, placement_query
 from ostler_control.userdata import addressing, vm_user_data
@@ -69,7 +70,7 @@ def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
     facts = checked.facts
     check_quota(wanted.account.id, _resources(wanted, checked), {Vm: facts.vms, Volume: facts.volumes})
-    operation_id = new_id()
+    operation_id = next_id()
     vm = _record_vm(wanted, checked, operation_id)
     if checked.tpm:
         tpm.add(vm, keys)

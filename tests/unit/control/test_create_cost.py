@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from ostler.control.v1 import vm_pb2
+from ostler_control.api.start_operation import start_operation
 from ostler_control.database import transaction
-from ostler_control.models import Operation, Vm, db
+from ostler_control.models import Operation, Request, Vm, db, new_id
 from ostler_control.operations import Engine, launch
+from ostler_control.operations.records import next_id, reserving
 
 from tests.sites import Site, outcome
 
 # A further one needs a reason.
-MAX_TO_RECORD = 16
+MAX_TO_RECORD = 15
 
 
 @contextmanager
@@ -42,6 +45,22 @@ def test_a_create_takes_few_statements(site: Site, engine: Engine, monkeypatch: 
     assert len(to_record) <= MAX_TO_RECORD, "\n".join(to_record)
     launch(operation)
     assert outcome(engine, operation) == ("succeeded", "")
+
+
+def test_a_request_is_written_with_its_operation(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = vm_pb2.CreateVmRequest(name="a", request_id=new_id())
+    with counted(monkeypatch, {threading.get_ident()}) as seen:
+        first = start_operation(site.admin(), request, lambda: site.new_vm("a"))
+    assert not [text for text in seen if text.startswith('UPDATE "request"')], "the operation's id was not known before"
+    row = Request.get(Request.request_id == request.request_id)
+    assert first.name == f"operations/{row.resource_id}"
+    with reserving("first"):
+        assert next_id() == "first"
+        assert next_id() != "first"
+    with reserving("unused"):
+        pass
+    assert next_id() != "unused"
+    assert outcome(engine, Operation.get_by_id(row.resource_id)) == ("succeeded", "")
 
 
 def test_a_failed_look_is_not_written_twice(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
