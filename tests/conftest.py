@@ -20,7 +20,7 @@ from ostler_control.statement_forms import Texts, comparable, written
 from peewee import Context, Field, Model, Node
 
 import tests.explained_asserts  # noqa: F401 - before the helpers
-from tests import databases
+from tests import databases, quick_keys
 from tests.lab.lab import missing as missing_for_lab
 
 # Tests with these marks need a machine that can do things; where everything is meant to be there, CI says so.
@@ -168,6 +168,13 @@ def compared_with_peewee() -> Iterator[None]:
 
         patched.setattr(rows, "_objects", compared_objects)
         patched.setattr(rows, "_tuples", compared_tuples)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_encryption() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        quick_keys.use(patched)
         yield
 
 

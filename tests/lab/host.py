@@ -17,6 +17,7 @@ from pathlib import Path
 from ostler_agent.migration import admissions
 from ostler_agent.migration.admissions import Admissions, Source
 
+from tests import quick_keys
 from tests.lab.network import Network
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -362,8 +363,14 @@ class Host:
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What a lab process has for an environment: little, and this tree before any other."""
     tree = os.pathsep.join(str(REPOSITORY / part) for part in ("common", "agent", "control", ".", *DRIVERS))
-    path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"PATH": path, "LANG": "C.UTF-8", "PYTHONPATH": tree, "PYTHONUNBUFFERED": "1", **(extra or {})}
+    path = (*quick_keys.in_use(), "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+    return {
+        "PATH": os.pathsep.join(path),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": tree,
+        "PYTHONUNBUFFERED": "1",
+        **(extra or {}),
+    }
 
 
 __all__ = ["AGENT_PORT", "LOCAL", "SHARED", "Host", "environment", "wait_for"]

@@ -13,6 +13,7 @@ from ostler.types.v1 import vm_pb2 as vm_types
 
 from tests.lab.fleet import PLAIN, SECRET, Fleet, fresh, refused
 from tests.lab.host import SHARED, Host, wait_for
+from tests.quick_keys import MEASURE
 
 pytestmark = pytest.mark.lab
 SUCCEEDED = operation_pb2.OperationMetadata.SUCCEEDED
@@ -27,6 +28,17 @@ def host_at_work(fleet: Fleet) -> Host:
 
     wait_for(find, "a qemu-img at work", 30, 0.1)
     return find()[0]
+
+
+@contextmanager
+def slow_creations(fleet: Fleet) -> Iterator[None]:
+    """A volume takes a while to be made, so that something can happen meanwhile."""
+    marks = [host.outside(str(MEASURE)) for host in fleet.lab.hosts]
+    for mark in marks:
+        mark.touch()
+    yield
+    for mark in marks:
+        mark.unlink(missing_ok=True)
 
 
 def half_made(fleet: Fleet) -> list[str]:
@@ -45,9 +57,10 @@ def slow_migration(fleet: Fleet, guest: str, target: Host) -> Iterator[lro.Opera
 
 
 def test_an_agent_killed_while_it_makes_a_volume_tells_what_became_of_it(fleet: Fleet) -> None:
-    operation = fleet.create_volume("torn", "secret-thick", 1024)
-    fleet.watch.remember()
-    host = host_at_work(fleet)
+    with slow_creations(fleet):
+        operation = fleet.create_volume("torn", "secret-thick", 1024)
+        fleet.watch.remember()
+        host = host_at_work(fleet)
     host.stop_agent("KILL")
     host.start_agent()
     fleet.wait_up(host)
@@ -65,9 +78,10 @@ def test_an_agent_killed_while_it_makes_a_volume_tells_what_became_of_it(fleet: 
 
 
 def test_work_goes_on_after_the_control_plane_was_killed_in_its_midst(fleet: Fleet) -> None:
-    operation = fleet.create_volume("resumed", "secret-thick", 1024)
-    fleet.watch.remember()
-    host_at_work(fleet)
+    with slow_creations(fleet):
+        operation = fleet.create_volume("resumed", "secret-thick", 1024)
+        fleet.watch.remember()
+        host_at_work(fleet)
     fleet.lab.control.stop(signal.SIGKILL)
     fleet.start_control()
     fleet.do(operation)
