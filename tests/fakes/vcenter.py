@@ -25,6 +25,7 @@ from ostler_common.secret import Secret
 from ostler_control.vmware.connection import Server
 from ostler_control.vmware.trust import Trust
 
+from tests import go_programs
 from tests.fakes.certificates import ThrowawayCa
 
 TOP = Path(__file__).parents[2]
@@ -64,14 +65,7 @@ def program() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not built.exists():
             new = CACHE / "new"
-            go = {
-                "CGO_ENABLED": "0",
-                "GO111MODULE": "off",
-                "GOPATH": "/usr/share/gocode",
-                "GOCACHE": str(CACHE / "go"),
-                "GOFLAGS": "-buildvcs=false",
-            }
-            subprocess.run(["go", "build", "-o", new, "."], cwd=SOURCES, env=os.environ | go, check=True, timeout=280)
+            go_programs.build(SOURCES, new, gopath=str(go_programs.LIBRARIES))
             new.rename(built)
     return built
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests import go_programs
 from tests.host.conftest import need
 from tests.lab.host import environment
 
@@ -36,8 +36,7 @@ def failures(outcome: dict[str, tuple[str, str]]) -> dict[str, str]:
 def go_driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     need("go", "qemu-img")
     program = tmp_path_factory.mktemp("go") / "ostler-driver"
-    env = {**os.environ, "GOCACHE": str(program.parent / "cache"), "GOFLAGS": "-mod=mod"}
-    subprocess.run(["go", "build", "-o", program, "."], cwd=EXAMPLES / "go", env=env, check=True, timeout=240)
+    go_programs.build(EXAMPLES / "go", program)
     return program
 
 

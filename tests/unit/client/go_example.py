@@ -14,10 +14,12 @@ import google.rpc
 import grpc_tools
 import pytest
 
+from tests import go_programs
+from tests.go_programs import LIBRARIES
+
 TOP = Path(__file__).parents[3]
 SOURCES = TOP / "examples" / "go"
 CACHE = TOP / ".cache" / "examples-go"
-LIBRARIES = Path("/usr/share/gocode")
 NEEDED = ("google.golang.org/grpc", "google.golang.org/genproto", "google.golang.org/protobuf")
 
 
@@ -63,13 +65,6 @@ def _build(built: Path) -> None:
     shutil.rmtree(CACHE / "src", ignore_errors=True)
     environment = os.environ | {"PROTOC": protoc, "GOOGLE_PROTOS": str(google_protos)}
     subprocess.run([SOURCES / "stubs.sh", CACHE / "src"], env=environment, check=True, timeout=60)
-    go = {
-        "CGO_ENABLED": "0",
-        "GO111MODULE": "off",
-        "GOPATH": f"{CACHE}:{LIBRARIES}",
-        "GOCACHE": str(CACHE / "go"),
-        "GOFLAGS": "-buildvcs=false",
-    }
     new = CACHE / "new"
-    subprocess.run(["go", "build", "-o", new, "."], cwd=SOURCES, env=os.environ | go, check=True, timeout=280)
+    go_programs.build(SOURCES, new, gopath=f"{CACHE}:{LIBRARIES}")
     new.rename(built)
