@@ -15,6 +15,7 @@ from peewee import (
     Context,
     Expression,
     Field,
+    ForeignKeyField,
     Function,
     Join,
     Model,
@@ -38,7 +39,9 @@ _MAX_TEXTS = 5_000
 # Longer lists would make a form for each length.
 _MAX_LIST = 64
 _LISTS = (list, tuple, set, frozenset)
+# Classes of values that are compared with most, and of columns.
 _SIMPLE = frozenset({bool, int, str})
+_COLUMNS = frozenset({ForeignKeyField, *AS_GIVEN})
 _SELECTS = (ModelSelect, Select, Selection)
 _UPDATES = (ModelUpdate, Change)
 
@@ -204,10 +207,10 @@ class _Form:
 
     def _node(self, node: object) -> None:
         kind = type(node)
-        if isinstance(node, Field):
-            self._field(node)
-        elif kind is Expression:
+        if kind is Expression:
             self._expression(vars(node))
+        elif isinstance(node, Field):
+            self._field(node)
         elif kind is Negated:
             self.parts.append("not")
             self._node(vars(node)["node"])
@@ -234,7 +237,7 @@ class _Form:
             raise _UnusualError
 
     def _field(self, field: Field[object]) -> None:
-        if not is_plain(type(field)):
+        if type(field) not in _COLUMNS and not is_plain(type(field)):
             raise _UnusualError
         self.parts.append(id(field))
         self.kept.append(field)
@@ -242,7 +245,13 @@ class _Form:
     def _expression(self, of: Mapping[str, object]) -> None:
         left, op, right = of["lhs"], of["op"], of["rhs"]
         self.parts += (op, of["flat"])
-        self._node(left)
+        if isinstance(left, Field):
+            self._field(left)
+            if right.__class__ in _SIMPLE:
+                self._value(left, right)
+                return
+        else:
+            self._node(left)
         if isinstance(right, Node) and not isinstance(right, Model):
             self._node(right)
         elif right is None and op in (OP.IS, OP.IS_NOT):
@@ -260,7 +269,8 @@ class _Form:
 
     def _value(self, field: Field[object], value: object) -> None:
         kind = value.__class__
-        if kind in _SIMPLE and AS_GIVEN.get(type(field)) is kind:
+        held = field.rel_field if type(field) is ForeignKeyField else field
+        if kind in _SIMPLE and AS_GIVEN.get(type(held)) is kind:
             self.parts.append(kind)
             self.values.append(value)
             return

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self, TypeVar
 
 from peewee import (
+    OP,
     ROW,
     SQL,
     ColumnBase,
@@ -27,6 +28,8 @@ from ostler_control.models.rows import Make, Row, Rows, to_objects, to_tuples
 M = TypeVar("M", bound=Model)
 _ONE = SQL("1")
 _COUNT = fn.COUNT(_ONE)
+# For each comparison peewee looks three operators up by name in this table, by way of a function. Attributes need none.
+vars(OP).update(OP)
 _TUPLES, _OBJECTS = ROW.TUPLE, (None, ROW.MODEL)
 
 
@@ -45,6 +48,13 @@ class Selection(ModelSelect):
         of["_from_list"] = list(of["_from_list"])
         of["_joins"] = {source: list(joined) for source, joined in of["_joins"].items()}
         of["_hash"] = hash((type(clone), of["_alias"] or id(clone)))
+        return clone
+
+    def where(self, *conditions: object) -> Self:
+        clone = self.clone()
+        of = clone.__dict__
+        for condition in conditions:
+            of["_where"] = condition if of["_where"] is None else of["_where"] & condition
         return clone
 
     def get(self, database: object = None) -> Model:

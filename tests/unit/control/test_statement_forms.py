@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 from ostler_control import database, statement_forms
 from ostler_control.database import locked, skip_locked
-from ostler_control.models import Event, Host, Nic, Operation, Passphrase, Vm, VmState, Zone, db, now
+from ostler_control.models import ALL, Event, Host, Nic, Operation, Passphrase, Vm, VmState, Zone, db, now
 from ostler_control.statement_forms import Texts, comparable, written
-from peewee import Query, fn
+from ostler_control.statements import is_plain
+from peewee import OP, Expression, Query, fn
 
 from tests.unit.control.test_statements import QUERIES
 
@@ -106,6 +107,29 @@ def test_a_text_is_not_kept_when_the_values_are_not_found_as_peewee_puts_them(
     assert write(texts, KEPT["by id"]("x"))[1] == ["other"]
     monkeypatch.undo()
     assert write(texts, KEPT["by id"]("x")) == written(KEPT["by id"]("x"), db.get_sql_context)
+
+
+def test_the_columns_that_are_not_looked_at_are_plain() -> None:
+    assert all(is_plain(kind) for kind in statement_forms._COLUMNS)
+    kinds = {type(field) for model in ALL for field in model._meta.sorted_fields}
+    assert kinds <= statement_forms._COLUMNS
+
+
+def test_a_conditions_text_depends_on_what_its_value_is(texts: Texts) -> None:
+    values: list[object] = ["a", True, 1, None, VmState.RUNNING, 1.5, fn.LOWER("A"), Vm.name]
+    for field in (Vm.host, Vm.state, Vm.cpus, Vm.create_time, Host.enabled):
+        for value in (*values, *([Host(id="a")] if field is Vm.host else ())):
+            try:
+                expected = written(Vm.select(Vm.id).where(Expression(field, "=", value)), db.get_sql_context)
+            except (TypeError, ValueError):
+                continue  # no value for such a column
+            for _ in range(2):
+                statement = Vm.select(Vm.id).where(Expression(field, "=", value))
+                assert write(texts, statement) == expected
+
+
+def test_operators_are_found_as_attributes() -> None:
+    assert vars(OP) == OP
 
 
 def test_texts_are_bounded(texts: Texts, monkeypatch: pytest.MonkeyPatch) -> None:
