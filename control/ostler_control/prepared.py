@@ -1,14 +1,14 @@
-"""Queries that many calls ask: each is written once, and peewee builds nothing when it is asked again.
+"""Statements that many calls execute: each is written once, and peewee builds nothing when it is executed again.
 
 Their rows are those of the driver: text and numbers as they are, but SQLite has 0 and 1 for truth and text for times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar, cast
 
-from peewee import AsIs, ColumnBase, SelectBase
+from peewee import AsIs, ColumnBase, Insert, SelectBase, Update
 
 from ostler_control.database import is_sqlite
 from ostler_control.models import db
@@ -19,10 +19,16 @@ T = TypeVar("T")
 Value = Callable[[str], ColumnBase]
 
 
-class Prepared:
-    """A query that is asked with other values each time. Thread-safe."""
+class _Cursor(Protocol):
+    """The driver's."""
 
-    def __init__(self, make: Callable[[Value], SelectBase]) -> None:
+    def fetchall(self) -> list[tuple[object, ...]]: ...
+
+
+class Prepared:
+    """A statement that is executed with other values each time. Thread-safe."""
+
+    def __init__(self, make: Callable[[Value], SelectBase | Update | Insert]) -> None:
         """make: the query, given what stands for a value."""
         self._make = make
         # By kind of database.
@@ -31,15 +37,22 @@ class Prepared:
     def rows(self, shape: type[T], **values: object) -> list[T]:
         """The rows for these values, which are bound as they are: an enum's member by its text. shape: as in
         `models.tuples`."""
-        text, parameters = self._text()
-        bound = [values[p.name] if type(p) is _Named else p for p in parameters]
-        found: list[T] = db.execute_sql(text, bound).fetchall()
-        return found
+        # Nothing checks that these are of this shape.
+        return cast("list[T]", self._execute(values).fetchall())
 
     def first(self, shape: type[T], **values: object) -> T | None:
         """The first of these rows; None when there is none."""
         found = self.rows(shape, **values)
         return found[0] if found else None
+
+    def run(self, **values: object) -> None:
+        """Executes a change for these values."""
+        self._execute(values)
+
+    def _execute(self, values: Mapping[str, object]) -> _Cursor:
+        text, parameters = self._text()
+        cursor: _Cursor = db.execute_sql(text, [values[p.name] if type(p) is _Named else p for p in parameters])
+        return cursor
 
     def _text(self) -> tuple[str, list[object]]:
         kind = is_sqlite()

@@ -37,14 +37,13 @@ def of_offerings(offering_ids: Collection[str | None]) -> dict[str, DiskIo]:
     return {row.disk_offering_id: DiskIo(_limits(row), row.ignore_discard) for row in query}
 
 
-def of_volumes(volumes: Iterable[Volume]) -> Mapping[str, DiskIo]:
-    """By volume, all of them."""
+def of_volumes(volumes: Iterable[Volume], with_own: Collection[str] | None = None) -> Mapping[str, DiskIo]:
+    """By volume, all of them. with_own: ids of those that have limits of their own, if that is known."""
     rows = list(volumes)
     offered = of_offerings({row.disk_offering_id for row in rows})
-    own = {
-        row.volume_id: _limits(row)
-        for row in VolumeLimits.select().where(VolumeLimits.volume.in_([volume.id for volume in rows]))
-    }
+    ids = [volume.id for volume in rows] if with_own is None else list(with_own)
+    query = VolumeLimits.select().where(VolumeLimits.volume.in_(ids))
+    own = {row.volume_id: _limits(row) for row in (query if ids else ())}
     found = {}
     for row in rows:
         of_offering = offered.get(row.disk_offering_id or "", DEFAULT)

@@ -9,6 +9,7 @@ from typing import Protocol
 from peewee import ModelSelect, fn
 
 from ostler_control.models import Event
+from ostler_control.prepared import Prepared
 
 SYSTEM = "system"
 
@@ -33,6 +34,10 @@ class Outcome(StrEnum):
     NOTICED = "noticed"
 
 
+_COLUMNS = [column for column in Event._meta.sorted_fields if column.name not in ("sequence", "digest")]
+_INSERT = Prepared(lambda value: Event.insert({column: value(column.name) for column in _COLUMNS}))
+
+
 def record(
     type: str,
     outcome: Outcome,
@@ -50,9 +55,9 @@ def record(
     type: "vm.migrate"; actor: `Caller.actor` or SYSTEM; account_id: whose members may see it, "" for admins only.
     message never holds a secret.
     """
-    written: Event = Event.create(
+    written = Event(
         type=type,
-        outcome=outcome,
+        outcome=outcome.value,
         actor=actor,
         resource_type=resource_type,
         resource_id=resource_id,
@@ -61,6 +66,7 @@ def record(
         operation_id=operation_id,
         account_id=account_id,
     )
+    _INSERT.run(**written.__data__)
     return written
 
 

@@ -15,6 +15,7 @@ from peewee import Expression, ModelSelect
 
 from ostler_control.database import session
 from ostler_control.models import Host, HostCpu, Operation, Vm, VmCpu, tuples
+from ostler_control.prepared import Prepared, Value
 
 
 def record(host_id: str, cpu: vm_pb2.CpuModel) -> None:
@@ -38,15 +39,22 @@ class Common:
         return [json_format.Parse(text, vm_pb2.CpuModel()) for _, text in sorted(self.cpus.items())]
 
 
+def _given(value: Value) -> ModelSelect[HostCpu]:
+    begun = Operation.select(Operation.create_time).where(Operation.id == value("operation"))
+    return HostCpu.select(HostCpu.digest).where(HostCpu.create_time < begun).distinct().limit(2)
+
+
+_GIVEN = Prepared(_given)
+
+
 def at_start_of(operation_id: str, host_id: str) -> Common:
     """Those of the host's cluster, as they were known when the operation was recorded: a start that is repeated after a
     crash must send its host the same as before."""
     with session():
-        begun = Operation.select(Operation.create_time).where(Operation.id == operation_id)
         # Mostly the whole fleet gives the same: then no host needs to be looked at.
-        known = HostCpu.select(HostCpu.digest).where(HostCpu.create_time < begun).distinct()
-        if len(tuples(known.limit(2), tuple[str])) < 2:
+        if len(_GIVEN.rows(tuple[str], operation=operation_id)) < 2:
             return Common({})
+        begun = Operation.select(Operation.create_time).where(Operation.id == operation_id)
         cluster = Host.select(Host.cluster).where(Host.id == host_id)
         query = HostCpu.select(HostCpu.digest, HostCpu.cpu).join(Host).distinct()
         query = query.where(Host.cluster == cluster, ~Host.removed, HostCpu.create_time < begun)

@@ -8,7 +8,7 @@ from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.hosts.probes import failed_probe
 from ostler_control.models import FenceState, Host, HostFence, HostState, PoolHost
-from ostler_control.models.columns import first_tuple
+from ostler_control.prepared import Prepared
 
 
 def address(host: Host) -> HostAddress:
@@ -16,11 +16,15 @@ def address(host: Host) -> HostAddress:
     return HostAddress(host.id, host.name, host.address)
 
 
+_ADDRESS = Prepared(
+    lambda value: Host.select(Host.id, Host.name, Host.address).where(Host.id == value("host"), ~Host.removed)
+)
+
+
 def address_of(host_id: str) -> HostAddress:
     """The same by id; NotFoundError HOST_REMOVED when it is not in the fleet any more."""
     with session():
-        query = Host.select(Host.id, Host.name, Host.address).where((Host.id == host_id) & ~Host.removed)
-        found = first_tuple(query, tuple[str, str, str])
+        found = _ADDRESS.first(tuple[str, str, str], host=host_id)
     if found is None:
         raise NotFoundError(f"host {host_id} was removed", "HOST_REMOVED", {"host": host_id})
     return HostAddress(*found)
@@ -39,10 +43,13 @@ def is_proved_off(host: Host) -> bool:
     return bool(HostFence.select().where(off).exists())
 
 
+_HEARD = Prepared(lambda value: HostFence.update(heard=True).where(HostFence.host == value("host"), ~HostFence.heard))
+
+
 def record_heard(host_id: str) -> None:
     """Records that a fenced host was heard: within the caller's transaction. It stays so until the host is proved off
     anew, for silence after that is no proof."""
-    HostFence.update(heard=True).where(HostFence.host == host_id, ~HostFence.heard).execute()
+    _HEARD.run(host=host_id)
 
 
 def silent(host: Host, why: str) -> FailedPreconditionError:

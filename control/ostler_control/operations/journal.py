@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from ostler_common.errors import InternalError
 
 from ostler_control.database import is_sqlite, session, transaction
-from ostler_control.models import Operation, OperationStep, db, first_tuple, tuples
+from ostler_control.models import Operation, OperationStep, db, tuples
 from ostler_control.operations import old_journal
-from ostler_control.operations.records import Json, attempt_and_cancel, write_all
+from ostler_control.operations.records import Json, attempt_and_cancel, attempt_and_cancel_or_none, write_all
 from ostler_control.outage import outage
+from ostler_control.prepared import Prepared
 
 # Changes rows within the caller's transaction.
 Write = Callable[[], None]
@@ -109,6 +110,12 @@ def read(operation_id: str) -> list[Step]:
     return found or [Step(*row) for row in old_journal.move(operation_id)]
 
 
+_INSERT = Prepared(
+    lambda value: OperationStep.insert(
+        {column: value(column.name) for column in OperationStep._meta.sorted_fields}
+    ).on_conflict_ignore()
+)
+
 # `_record` without the way to the server and back for each part.
 _RECORD = """
     WITH latest AS (SELECT attempt, cancel_requested FROM operation WHERE id = %s FOR UPDATE),
@@ -135,14 +142,8 @@ def _record(operation_id: str, attempt: int, step: Step, writes: Sequence[Write]
                 write_all(writes)
             return latest or (0, False)
     with transaction():
-        # Locked, so that an attempt which begins meanwhile finds the step.
-        query = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id)
-        found = first_tuple(query, tuple[int, bool])
-        if found is None:
-            return 0, False
+        found = attempt_and_cancel_or_none(operation_id) or (0, False)
         if found[0] == attempt:
-            OperationStep.insert(
-                operation=operation_id, number=step.number, name=step.name, outcome=step.outcome
-            ).on_conflict_ignore().execute()
+            _INSERT.run(operation=operation_id, number=step.number, name=step.name, outcome=step.outcome)
             write_all(writes)
         return found

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from google.protobuf import json_format
 from google.rpc import status_pb2
 from ostler_common.errors import AbortedError, CancelledError, NotFoundError, OstlerError, from_status, to_status
-from peewee import ColumnBase
+from peewee import ColumnBase, Update, fn
 
 from ostler_control import events
 from ostler_control.database import locked, session, transaction
@@ -34,8 +34,10 @@ from ostler_control.models import (
     now,
     tuples,
 )
+from ostler_control.models.joined import columns_of, objects
 from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.operations.metrics import count_operation
+from ostler_control.prepared import Prepared, Value
 from ostler_control.states import OVER_OPERATIONS, UNFINISHED_OPERATIONS
 
 # Objects that one operation at a time may hold, by their `operation_id` column.
@@ -161,18 +163,32 @@ def _noun(model: type[Held]) -> str:
     return "vm snapshot" if model is VmSnapshot else model.__name__.lower()
 
 
+def _enter(value: Value) -> Update:
+    mine = (Operation.state == OperationState.RUNNING) & (Operation.replica == value("replica"))
+    changes = {"attempt": Operation.attempt + 1, "replica": value("replica"), "state": OperationState.RUNNING}
+    free = (Operation.id == value("operation")) & ((Operation.state == OperationState.PENDING) | mine)
+    return Operation.update(**changes).where(free).returning(*columns_of(Operation))
+
+
+_ENTER = Prepared(_enter)
+
+
 def enter(operation_id: str, replica: str) -> Operation | None:
     """Counts one more attempt and marks the operation as run by this replica; None when it is over, or another
     replica's."""
-    mine = (Operation.state == OperationState.RUNNING) & (Operation.replica == replica)
     with transaction():
-        entered = (
-            Operation.update(attempt=Operation.attempt + 1, replica=replica, state=OperationState.RUNNING)
-            .where((Operation.id == operation_id) & ((Operation.state == OperationState.PENDING) | mine))
-            .returning(Operation)
-            .execute()
-        )
-        return next(iter(list(entered)), None)
+        rows = _ENTER.rows(tuple[object, ...], operation=operation_id, replica=replica)
+    return next((row for (row,) in objects(rows, Operation)), None)
+
+
+def _finish(value: Value) -> Update:
+    mine = (Operation.id == value("operation")) & (Operation.attempt == value("attempt"))
+    percent = fn.COALESCE(value("percent"), Operation.percent)
+    changes = {"state": value("state"), "end_time": value("end"), "error": value("error"), "percent": percent}
+    return Operation.update(**changes).where(mine, Operation.state.in_(UNFINISHED)).returning(*columns_of(Operation))
+
+
+_FINISH = Prepared(_finish)
 
 
 def finish(
@@ -182,14 +198,18 @@ def finish(
     over. writes: of further rows, in the same transaction."""
     state = _outcome(error)
     with transaction():
-        mine = (Operation.id == operation_id) & (Operation.attempt == attempt) & Operation.state.in_(UNFINISHED)
-        values: dict[str, object] = {"state": state, "end_time": now(), "error": error_json(error) if error else ""}
-        if error is None:
-            values["percent"] = 100
-        written = list(Operation.update(**values).where(mine).returning(Operation).execute())
-        if not written:
+        rows = _FINISH.rows(
+            tuple[object, ...],
+            operation=operation_id,
+            attempt=attempt,
+            state=state.value,
+            end=now(),
+            error=error_json(error) if error else "",
+            percent=None if error else 100,
+        )
+        if not rows:
             return False
-        operation: Operation = written[0]
+        operation: Operation = objects(rows, Operation)[0][0]
         write_all(writes)
         release(operation_id)
         _event(operation, events.Outcome(state), str(error) if error else "")
@@ -212,7 +232,9 @@ def _outcome(error: OstlerError | None) -> OperationState:
 def release(operation_id: str, models: Iterable[type[Held]] = HELD) -> None:
     """Releases every object of these kinds that the operation holds, within the caller's transaction."""
     for model in _holding(operation_id, tuple(models)):
-        model.update(operation_id="").where(model.operation_id == operation_id).execute()
+        name = model._meta.table_name
+        text = f"UPDATE {name} SET operation_id = '' WHERE operation_id = {db.param}"  # noqa: S608 - as below
+        db.execute_sql(text, (operation_id,))
 
 
 def _holding(operation_id: str, models: tuple[type[Held], ...]) -> list[type[Held]]:
@@ -229,8 +251,23 @@ def _holding(operation_id: str, models: tuple[type[Held], ...]) -> list[type[Hel
 def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
     """The operation's latest attempt, and whether it is to be cancelled."""
     with session():
-        row = Operation.select(Operation.attempt, Operation.cancel_requested).where(Operation.id == operation_id).get()
-        return row.attempt, row.cancel_requested
+        found = attempt_and_cancel_or_none(operation_id)
+    if found is None:
+        raise NotFoundError(f"operation {operation_id} is gone", "NOT_FOUND")
+    return found
+
+
+_ATTEMPT = Prepared(
+    lambda value: Operation.select(Operation.attempt, Operation.cancel_requested).where(
+        Operation.id == value("operation")
+    )
+)
+
+
+def attempt_and_cancel_or_none(operation_id: str) -> tuple[int, bool] | None:
+    """The same, within the caller's session; None when the operation is gone."""
+    found = _ATTEMPT.first(tuple[int, int], operation=operation_id)
+    return None if found is None else (found[0], bool(found[1]))
 
 
 def to_be_cancelled(operation_ids: Iterable[str]) -> list[str]:

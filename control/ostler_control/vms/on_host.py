@@ -12,7 +12,7 @@ from ostler_control.models import PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
 from ostler_control.vms import firmware_states, isos, machines, wire
-from ostler_control.vms.rows import load, set_state
+from ostler_control.vms.rows import load_with_disks, set_state
 from ostler_control.volumes import wire as volume_wire
 
 # The undo steps of a start; `Undo.failed` asks for them by name.
@@ -25,8 +25,8 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
 
     share: the part of the operation's progress, percent; memory: its guest continues from it.
     """
-    vm = load(run.resource_id)
-    spec = wire.spec(vm, run.keys)
+    vm, disks = load_with_disks(run.resource_id)
+    spec = wire.spec(vm, run.keys, disks=disks)
     if spec.HasField("seed"):
         vm_user_data.check_host(vm.id, host_id)
     if spec.cdroms:

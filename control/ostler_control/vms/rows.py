@@ -5,16 +5,54 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError
+from peewee import JOIN
 
 from ostler_control.database import joined, session, transaction
 from ostler_control.hosts.rows import is_up, silent
-from ostler_control.models import Host, Network, Nic, NicDown, Vm, VmSighting, VmState, Volume, now, tuples
+from ostler_control.models import (
+    Host,
+    Network,
+    Nic,
+    NicDown,
+    Passphrase,
+    Vm,
+    VmSighting,
+    VmState,
+    Volume,
+    now,
+    tuples,
+)
+from ostler_control.models.joined import columns_of, objects
+from ostler_control.prepared import Prepared
 
 
 def load(vm_id: str) -> Vm:
     """A VM's row."""
     with session():
         return Vm.get_by_id(vm_id)
+
+
+_WITH_DISKS = Prepared(
+    lambda value: (
+        Vm.select(*columns_of(Vm, Volume, Passphrase))
+        .join(Volume, JOIN.LEFT_OUTER, on=(Volume.vm_id == Vm.id))
+        .join(Passphrase, JOIN.LEFT_OUTER, on=(Volume.passphrase == Passphrase.id))
+        .where(Vm.id == value("vm"))
+        .order_by(Volume.slot)
+    )
+)
+
+
+def load_with_disks(vm_id: str) -> tuple[Vm, list[Volume]]:
+    """A VM's row, and the volumes attached to it, by slot, with their passphrases."""
+    with session():
+        rows = objects(_WITH_DISKS.rows(tuple[object, ...], vm=vm_id), Vm, Volume, Passphrase)
+    disks = []
+    for _, volume, passphrase in rows:
+        if volume is not None:
+            volume.passphrase = passphrase
+            disks.append(volume)
+    return rows[0][0], disks
 
 
 def disks_of(vm_id: str) -> list[Volume]:

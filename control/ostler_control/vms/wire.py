@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler.types.v1 import vm_pb2, volume_pb2
@@ -29,6 +29,7 @@ from ostler_control.models import (
     VmTpm,
     VmUserData,
     Volume,
+    VolumeLimits,
     owners,
 )
 from ostler_control.userdata import addressing, vm_user_data
@@ -38,11 +39,14 @@ from ostler_control.vms.rows import disks_of, down_of, nics_of
 from ostler_control.volumes import wire
 
 
-def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -> vm_pb2.VmSpec:
+def spec(
+    vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None, disks: Sequence[Volume] | None = None
+) -> vm_pb2.VmSpec:
     """The VM as a host needs it. keys: brings the passphrases of its volumes, and what its guest reads at boot, for the
     call that this is made for.
 
-    pools: the pool of those volumes that are, or will be, elsewhere than their rows say.
+    pools: the pool of those volumes that are, or will be, elsewhere than their rows say; disks: its volumes, if they
+    were read already.
     """
     moved = pools or {}
 
@@ -51,10 +55,10 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
         return wire.keyed_ref(volume, keys, pool_id=pool_id) if keys else wire.plain_ref(volume, pool_id)
 
     with session():
-        having = _tables_with_rows(vm)
+        disks = disks_of(vm.id) if disks is None else disks
+        having = _tables_with_rows(vm, disks)
         most = maximum_of(vm) if having[VmMaximum] else size_of(vm)
-        disks = disks_of(vm.id)
-        io = disk_io.of_volumes(disks)
+        io = disk_io.of_volumes(disks, having[VolumeLimits])
         given = having[VmDetail] or having[TemplateDetail] or having[OfferingDetail]
         details = driver_details.merged(vm) if given else {}
         extended = having[VmExtraConfig] or having[OfferingExtraConfig]
@@ -91,7 +95,7 @@ def spec(vm: Vm, keys: Keyring | None, pools: Mapping[str, str] | None = None) -
     )
 
 
-def _tables_with_rows(vm: Vm) -> Mapping[type[Model], list[str]]:
+def _tables_with_rows(vm: Vm, disks: Sequence[Volume]) -> Mapping[type[Model], list[str]]:
     """Of what a VM may have beside disks, what it has: by one statement, for most have little of it."""
     own = (Nic.vm, VmDetail.vm, VmExtraConfig.vm, VmIso.vm, VmMachine.vm, VmMaximum.vm, VmTpm.vm, VmUserData.vm)
     offering_ids, template_ids = [vm.service_offering_id], [vm.template_id] if vm.template_id else []
@@ -100,6 +104,7 @@ def _tables_with_rows(vm: Vm) -> Mapping[type[Model], list[str]]:
         (OfferingDetail.service_offering, offering_ids),
         (OfferingExtraConfig.service_offering, offering_ids),
         (TemplateDetail.template, template_ids),
+        (VolumeLimits.volume, [volume.id for volume in disks]),
     )
 
 

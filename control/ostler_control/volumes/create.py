@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from ostler.agent.v1 import volume_pb2
 from ostler_common.errors import CancelledError
+from peewee import JOIN
 
 from ostler_control import settings
 from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address_of
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_volume
-from ostler_control.models import Operation, Volume
+from ostler_control.models import Operation, Passphrase, Template, Volume
+from ostler_control.models.joined import columns_of, objects
 from ostler_control.operations import Run, Undo, record_operation, workflow
+from ostler_control.prepared import Prepared
 from ostler_control.states import VolumeState
 from ostler_control.volumes import host_jobs, matrix, wire
 from ostler_control.volumes.new_volume import NewVolume, insert
@@ -43,6 +46,16 @@ def _create(run: Run) -> None:
         run.step("create", lambda: create_file(run, host_id, run.resource_id, inputs.iter_time_ms))
 
 
+_TO_CREATE = Prepared(
+    lambda value: (
+        Volume.select(*columns_of(Volume, Template, Passphrase))
+        .join(Template, JOIN.LEFT_OUTER)
+        .join_from(Volume, Passphrase, JOIN.LEFT_OUTER, on=(Volume.passphrase == Passphrase.id))
+        .where(Volume.id == value("volume"))
+    )
+)
+
+
 def create_file(
     run: Run,
     host_id: str,
@@ -56,8 +69,9 @@ def create_file(
     source: the file's first content; None: that of its template, or nothing when it has none.
     """
     with session():
-        volume = load(volume_id)
-        template = volume.template
+        rows = _TO_CREATE.rows(tuple[object, ...], volume=volume_id)
+    ((volume, template, passphrase),) = objects(rows, Volume, Template, Passphrase)
+    volume.passphrase = passphrase
     request = volume_pb2.CreateVolumeRequest(
         operation=run.ref(),
         volume=wire.keyed_ref(volume, run.keys, iter_time_ms),

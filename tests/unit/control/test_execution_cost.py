@@ -16,7 +16,7 @@ from ostler_control.operations import Engine
 from tests.sites import Site, outcome
 
 # A further one needs a reason.
-MAX_STATEMENTS, MAX_TRANSACTIONS = 23, 3
+MAX_STATEMENTS, MAX_TRANSACTIONS = 17, 3
 
 
 @contextmanager

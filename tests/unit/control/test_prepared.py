@@ -54,3 +54,13 @@ def test_each_kind_of_database_has_its_text(tmp_path: Path, postgresql: str) -> 
         with databases.bound(url):
             Zone.create(name="north")
             assert query.rows(tuple[str, str], name="north", until=now()) == [("north", "none")]
+
+
+def test_a_change_is_made_for_these_values_alone(zones: None) -> None:
+    rename = Prepared(lambda value: Zone.update(name=value("new")).where(Zone.name == value("old")))
+    insert = Prepared(lambda value: Zone.insert({column: value(column.name) for column in Zone._meta.sorted_fields}))
+    rename.run(new="east", old="north")
+    row = Zone(name="west")
+    insert.run(**row.__data__)
+    assert sorted(zone.name for zone in Zone.select()) == ["east", "it's", "south", "west"]
+    assert Zone.get_by_id(row.id).__data__ == row.__data__
