@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -469,6 +470,20 @@ def test_keys_for_a_vm_to_come_outlive_one_that_was(station: Station, bare: VmSp
     assert key.key_id in station.volatile_keys()
     station.driver.remove_keys(bare.vm_id, [key.key_id])
     assert key.key_id not in station.volatile_keys()
+
+
+def test_resets_in_the_first_moments_of_the_firmware_hang_no_guest(station: Station, bare: VmSpec) -> None:
+    """A reset waits until the firmware is past them, after a start and after a reset."""
+    for number in range(24):
+        time.sleep(number % 3 * 0.001)
+        station.driver.reboot(bare.vm_id, hard=True)
+
+    def has_nothing_to_boot() -> bool:
+        """The firmware waits then; a guest that hangs is busy for ever."""
+        registers: str = station.host.virsh("qemu-monitor-command", "--hmp", bare.vm_id, "info registers")
+        return "HLT=1" in registers
+
+    wait_for(has_nothing_to_boot, "the end of the firmware", 60)
 
 
 def test_libvirtd_goes_and_comes_back(station: Station, bare: VmSpec) -> None:

@@ -15,6 +15,7 @@ from ostler_agent.hypervisors.base import Paths
 from ostler_agent.hypervisors.libvirt import baseline, filters, inventory
 from ostler_agent.hypervisors.libvirt.errors import is_code, translated
 from ostler_agent.hypervisors.libvirt.host import check_machine, choose_domain_type, disk_file
+from ostler_agent.hypervisors.libvirt.resets import Resets
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.xml import metadata
 from ostler_agent.hypervisors.libvirt.xml.domain import domain_xml
@@ -131,12 +132,12 @@ def power_off(session: Session, vm_id: str) -> None:
     remove_unused_keys(session, vm_id)
 
 
-def reboot(session: Session, vm_id: str, hard: bool) -> None:
+def reboot(session: Session, resets: Resets, vm_id: str, hard: bool) -> None:
     """Asks the guest to reboot, or resets it."""
     domain = get_active(session, vm_id)
     with translated(f"rebooting VM {vm_id}"):
         if hard:
-            domain.reset()
+            resets.reset(domain)
         else:
             domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
 

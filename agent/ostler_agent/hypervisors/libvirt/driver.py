@@ -58,6 +58,7 @@ from ostler_agent.hypervisors.libvirt.events import Events
 from ostler_agent.hypervisors.libvirt.firmware_files import FirmwareFiles
 from ostler_agent.hypervisors.libvirt.info import INFO
 from ostler_agent.hypervisors.libvirt.locks import VmLocks
+from ostler_agent.hypervisors.libvirt.resets import Resets
 from ostler_agent.hypervisors.libvirt.secrets import Secrets
 from ostler_agent.hypervisors.libvirt.session import Session
 from ostler_agent.hypervisors.libvirt.stalls import Stalls
@@ -95,6 +96,7 @@ class LibvirtDriver:
         self._screens = Consoles("screen")
         self._cleaner = ThreadPoolExecutor(1, thread_name_prefix="vm-keys")
         self._stalls = Stalls(connect)
+        self._resets = Resets()
 
     def open(self) -> None:
         """Connects, now or as soon as libvirt is available; first removes keys that no VM uses."""
@@ -156,7 +158,7 @@ class LibvirtDriver:
         domains.power_off(self._session, vm_id)
 
     def reboot(self, vm_id: str, hard: bool) -> None:
-        domains.reboot(self._session, vm_id, hard)
+        domains.reboot(self._session, self._resets, vm_id, hard)
 
     def delete(self, vm_id: str) -> None:
         domains.delete(self._session, vm_id)

@@ -426,8 +426,7 @@ def resize(app: App, vm: str, offering: str, call: CallOptions) -> None:
 def reboot(app: App, vm: str, hard: bool, call: CallOptions) -> None:
     """Reboots a running VM.
 
-    With --hard in the first second after a start, a guest can hang in its firmware: stop it with --force, then start
-    it again.
+    With --hard right after a start, the reset waits until the firmware is past its first moments: up to 3 seconds.
 
     \b
     Example:
