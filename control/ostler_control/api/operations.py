@@ -53,10 +53,12 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
         left_s = context.time_remaining()
         if left_s is not None:
             timeout_s = min(timeout_s, max(left_s - 0.5, 0.0))  # an answer in time rather than none
-        with session():
-            operation = _find(request.name, caller)
-        if not operation.state.is_over:
-            operation = self._engine.wait(operation.id, timeout_s, context.is_active)
+
+        def find() -> Operation:
+            with session():
+                return _find(request.name, caller)
+
+        operation = self._engine.wait(_bare(request.name).lower(), timeout_s, context.is_active, find)
         with session():
             return convert_operations.operation(operation, caller)
 
@@ -75,7 +77,11 @@ class OperationService(operations_pb2_grpc.OperationsServicer):  # type: ignore[
 
 def _find(name: str, caller: Caller) -> Operation:
     """By id, with or without "operations/" in front."""
-    return resolve(Operation, name.removeprefix(convert_operations.OPERATION_PREFIX), "name", caller=caller)
+    return resolve(Operation, _bare(name), "name", caller=caller)
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(convert_operations.OPERATION_PREFIX)
 
 
 def _conditions(text: str) -> list[Expression]:

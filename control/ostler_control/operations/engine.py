@@ -143,10 +143,16 @@ class Engine:
         self.interrupts.cancel(operation_id)
         self._starter.hurry(operation_id)
 
-    def wait(self, operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
+    def wait(
+        self,
+        operation_id: str,
+        timeout_s: float | None,
+        wanted: Callable[[], bool] = lambda: True,
+        find: Callable[[], Operation] | None = None,
+    ) -> Operation:
         """The operation once it is over, or as it is after `timeout_s`, or once `wanted` is false, or this engine
-        stops. NotFoundError when there is none."""
-        return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set())
+        stops. NotFoundError when there is none. find: see `waiting.wait`."""
+        return waiting.wait(operation_id, timeout_s, lambda: wanted() and not self.interrupts.stopping.is_set(), find)
 
     def forget(self, operation_id: str, actor: str) -> None:
         """Deletes an operation that is over, with its journal; FailedPreconditionError when it is not, or is needed."""

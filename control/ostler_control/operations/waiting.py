@@ -37,14 +37,23 @@ def get(operation_id: str) -> Operation:
     return operation
 
 
-def wait(operation_id: str, timeout_s: float | None, wanted: Callable[[], bool] = lambda: True) -> Operation:
-    """The operation once it is over, or as it is after `timeout_s` (None: no limit), or once `wanted` is false."""
+def wait(
+    operation_id: str,
+    timeout_s: float | None,
+    wanted: Callable[[], bool] = lambda: True,
+    find: Callable[[], Operation] | None = None,
+) -> Operation:
+    """The operation once it is over, or as it is after `timeout_s` (None: no limit), or once `wanted` is false.
+
+    find: how it is read the first time, in place of `get`; raises where the caller may not see it.
+    """
     end = None if timeout_s is None else time.monotonic() + timeout_s
     poll_s = _MIN_POLL_S
     with _woken(operation_id) as woken:
         while True:
             # Registered before it is read, so that an end between the read and the wait is not missed.
-            operation = get(operation_id)
+            operation = find() if find is not None else get(operation_id)
+            find = None
             left = poll_s if end is None else end - time.monotonic()
             if operation.state.is_over or left <= 0 or not wanted():
                 return operation

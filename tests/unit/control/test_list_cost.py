@@ -18,7 +18,7 @@ from ostler_control.models import Host, Vm, Volume, db, new_id
 from tests.fleets import add_disks, fill, make_fleet
 
 # Queries of a page of VMs that have nothing beside disks; a further one needs a reason.
-MAX_VM_QUERIES = 7
+MAX_VM_QUERIES = 6
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from ostler_control.api.vms import VmService
 from ostler_control.api.volumes import VolumeService
 from ostler_control.caller import Caller
 from ostler_control.models import Account, Event, Operation, Template, Vm, Volume, new_id
-from ostler_control.operations import Engine
+from ostler_control.operations import Engine, waiting
 from ostler_control.templates.store import sweep
 from ostler_control.volumes import wire
 
@@ -289,6 +290,31 @@ def test_operations_are_listed_cancelled_and_deleted(api: Api) -> None:
     assert listed(f"resource={resource}") == []
     for fake in api.site.hosts.values():
         fake.faults.clear()
+
+
+def test_a_wait_reads_an_operation_that_is_over_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = api.done(create_vm(api, "over"))
+    monkeypatch.setattr(waiting, "get", lambda operation_id: pytest.fail("it was read again"))
+    assert api.done(ended) == ended
+    member = operations_pb2.WaitOperationRequest(name=ended.name.removeprefix("operations/").upper())
+    assert reason(lambda: api.operations.WaitOperation(member, api.stranger)) == "OPERATION_NOT_FOUND"
+    assert api.operations.WaitOperation(member, api.admin) == ended
+
+
+def test_a_wait_misses_no_end_while_it_reads(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_MIN_POLL_S", 30.0)
+    operation = Operation.create(verb="x", resource_type="vm", resource_id="x", user="x", inputs="{}")
+
+    def find() -> Operation:
+        before = Operation.get_by_id(operation.id)
+        Operation.update(state="succeeded").where(Operation.id == operation.id).execute()
+        waiting.ended(operation.id)
+        return before
+
+    begin = time.monotonic()
+    assert waiting.wait(operation.id, 30, find=find).state == "succeeded"
+    assert time.monotonic() - begin < 15, "it was polled for"
+    Operation.delete().where(Operation.id == operation.id).execute()
 
 
 def test_a_console_passes_bytes_both_ways(api: Api) -> None:

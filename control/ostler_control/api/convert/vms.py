@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ostler.control.v1 import vm_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler_common.hypervisors import Function
-from peewee import JOIN, fn
+from peewee import JOIN, ColumnBase, ModelSelect, fn
 
 from ostler_control import labels
 from ostler_control.api.convert.enums import to_enum
-from ostler_control.api.convert.lookups import by_id, name_of, shown_to
+from ostler_control.api.convert.lookups import shown_to
 from ostler_control.api.convert.times import timestamp
 from ostler_control.caller import Caller
 from ostler_control.catalog.sizes import maximums_of_vms, size_of
@@ -42,6 +42,7 @@ from ostler_control.models import (
     tuples,
 )
 from ostler_control.placement import Candidate
+from ostler_control.prepared import Prepared
 from ostler_control.scheduling import affinity
 from ostler_control.userdata import addressing
 from ostler_control.userdata.seed import DHCP
@@ -61,8 +62,6 @@ _FEW = (
     VmOrigin.vm,
     VmTpm.vm,
 )
-# What a VM shows of its disks.
-_DISK = (Volume.id, Volume.name, Volume.vm_id, Volume.slot, Volume.size_bytes, Volume.passphrase, Volume.pool)
 
 
 class _Names(NamedTuple):
@@ -79,14 +78,55 @@ class _Names(NamedTuple):
 _NOT_NAMED = _Names("", "", "", "", "", "")
 
 
-def _names(vm_ids: Sequence[str]) -> dict[str, _Names]:
-    """By VM. A VM that has no place has that of its last host."""
+class _Disk(NamedTuple):
+    """What a VM shows of its disks."""
+
+    vm_id: str
+    id: str
+    name: str
+    slot: int
+    size_bytes: int
+    encrypted: bool
+    pool: str
+
+
+def _names_where(condition: ColumnBase) -> ModelSelect[Vm]:
     query = Vm.select(Vm.id, Account.name, ServiceOffering.name, Host.id, Host.name, Cluster.name, Zone.name)
     query = query.join(Account).switch(Vm).join(ServiceOffering).switch(Vm)
     place = Host.id == fn.COALESCE(Vm.host, Vm.last_host)
     query = query.join(Host, JOIN.LEFT_OUTER, on=place).join(Cluster, JOIN.LEFT_OUTER).join(Zone, JOIN.LEFT_OUTER)
-    rows = tuples(query.where(Vm.id.in_(vm_ids)), tuple[str | None, ...])
+    return query.where(condition)
+
+
+def _disks_where(condition: ColumnBase) -> ModelSelect[Volume]:
+    encrypted = Volume.passphrase.is_null(False)
+    columns = (Volume.vm_id, Volume.id, Volume.name, Volume.slot, Volume.size_bytes, encrypted, Pool.name)
+    return Volume.select(*columns).join(Pool).where(condition).order_by(Volume.slot)
+
+
+# Of one VM, which most calls are about.
+_NAMES = Prepared(lambda value: _names_where(Vm.id == value("vm")))
+_DISKS = Prepared(lambda value: _disks_where(Volume.vm_id == value("vm")))
+
+
+def _names(vm_ids: Sequence[str]) -> dict[str, _Names]:
+    """By VM. A VM that has no place has that of its last host."""
+    shape = tuple[str | None, ...]
+    rows = _NAMES.rows(shape, vm=vm_ids[0]) if len(vm_ids) == 1 else tuples(_names_where(Vm.id.in_(vm_ids)), shape)
     return {row[0] or "": _Names(*(name or "" for name in row[1:])) for row in rows}
+
+
+def _disks(vm_ids: Sequence[str]) -> dict[str, list[_Disk]]:
+    """By VM, in the order of their slots."""
+    rows = (
+        _DISKS.rows(tuple[str, str, str, int, int, bool, str], vm=vm_ids[0])
+        if len(vm_ids) == 1
+        else tuples(_disks_where(Volume.vm_id.in_(vm_ids)), tuple[str, str, str, int, int, bool, str])
+    )
+    found: defaultdict[str, list[_Disk]] = defaultdict(list)
+    for row in rows:
+        found[row[0]].append(_Disk(*row))
+    return found
 
 
 def _origins(vm_ids: Collection[str]) -> list[VmOrigin]:
@@ -94,19 +134,16 @@ def _origins(vm_ids: Collection[str]) -> list[VmOrigin]:
 
 
 def _interfaces(vm_ids: Collection[str]) -> list[Nic]:
-    query = Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(vm_ids)).order_by(Nic.position)
-    return list(query) if vm_ids else []
+    if not vm_ids:
+        return []
+    return list(Nic.select(Nic, Network).join(Network).where(Nic.vm.in_(vm_ids)).order_by(Nic.position))
 
 
 def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
     ids = [row.id for row in rows]
     names = _names(ids)
     having = owners(*((column, ids) for column in _FEW))
-    disks: defaultdict[str, list[Volume]] = defaultdict(list)
-    attached = list(Volume.select(*_DISK).where(Volume.vm_id.in_(ids)).order_by(Volume.slot))
-    for disk in attached:
-        disks[disk.vm_id].append(disk)
-    pools = by_id(Pool, (disk.pool_id for disk in attached), Pool.name)
+    disks = _disks(ids)
     groups = affinity.groups_of(having[AffinityMember])
     vm_details = details.of_vms(having[VmDetail])
     vm_labels = labels.of_objects(Vm, having[VmLabel])
@@ -156,7 +193,7 @@ def vms(rows: Sequence[Vm], caller: Caller) -> list[vm_pb2.Vm]:
             host_name=named.host if caller.is_admin else "",
             cluster_name=named.cluster,
             zone_name=named.zone,
-            volumes=[_vm_volume(disk, pools) for disk in disks[row.id]],
+            volumes=map(_vm_volume, disks.get(row.id, ())),
             nics=nics[row.id],
             machine=kept_machines.get(row.id, ""),
             tpm=row.id in having[VmTpm],
@@ -184,14 +221,14 @@ def _imported_from(origin: VmOrigin) -> str:
     return f"{origin.source_vm} ({origin.source_ref}) on {origin.source_name}"
 
 
-def _vm_volume(row: Volume, pools: Mapping[str | None, Pool]) -> vm_pb2.VmVolume:
+def _vm_volume(disk: _Disk) -> vm_pb2.VmVolume:
     return vm_pb2.VmVolume(
-        volume_id=row.id,
-        volume_name=row.name,
-        slot=row.slot,
-        size_bytes=row.size_bytes,
-        encrypted=row.passphrase_id is not None,
-        pool_name=name_of(pools, row.pool_id),
+        volume_id=disk.id,
+        volume_name=disk.name,
+        slot=disk.slot,
+        size_bytes=disk.size_bytes,
+        encrypted=bool(disk.encrypted),
+        pool_name=disk.pool,
     )
 
 
