@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
+import select
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +46,9 @@ MAX_CONNECTIONS = 20
 _COMPILED_STATEMENTS = 1_000
 # How long a transaction on PostgreSQL may be open without a statement; ours never wait for anything meanwhile.
 IDLE_TRANSACTION_LIMIT_S = 20
+# A connection to PostgreSQL that nobody has used for longer is asked whether it works: what is between may have dropped
+# it without a word.
+_UNASKED_S = 5.0
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -111,6 +116,25 @@ def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
 
 
 class _Postgresql(PooledPostgresqlDatabase):  # type: ignore[misc]  # playhouse has no types
+    def __init__(self, *args: object, **options: object) -> None:
+        # When each connection of the pool came back to it.
+        self._back_s: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
+        super().__init__(*args, **options)
+
+    def _can_reuse(self, connection: Connection) -> bool:
+        self._back_s[connection] = time.monotonic()
+        return bool(super()._can_reuse(connection))
+
+    def _is_closed(self, connection: Connection) -> bool:
+        """Peewee asks the server (SELECT 1) each time a connection is taken from the pool, which takes as long as what
+        is asked next. A server that ends a connection says so, and then its socket can be read."""
+        if time.monotonic() - self._back_s.get(connection, -math.inf) < _UNASKED_S and not connection.closed:
+            waiting = select.poll()
+            waiting.register(connection.fileno(), select.POLLIN)
+            if not waiting.poll(0):
+                return False
+        return bool(super()._is_closed(connection))
+
     def _initialize_connection(self, connection: Connection) -> None:
         connection.prepared_max = _COMPILED_STATEMENTS
 

@@ -127,6 +127,40 @@ def test_the_urls_own_limit_of_idle_transactions_wins(server: PostgresServer) ->
         database.disconnect()
 
 
+def test_a_connection_used_just_now_is_not_asked_whether_it_works(
+    server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    database.connect(server.url + "outage")
+
+    def pid() -> int:
+        with database.session():
+            found: tuple[int] = db.execute_sql("SELECT pg_backend_pid()").fetchone()
+        return found[0]
+
+    try:
+        first = pid()
+        ask = db.obj._adapter.is_connection_closed
+
+        def noted(connection: psycopg.Connection) -> bool:
+            asked.append(connection)
+            return bool(ask(connection))
+
+        monkeypatch.setattr(db.obj._adapter, "is_connection_closed", noted)
+        assert pid() == first
+        assert asked == []
+        with psycopg.connect(server.url + "outage", autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 10000)", (first,))
+        second = pid()
+        assert second != first
+        assert len(asked) == 1
+        monkeypatch.setattr(database, "_UNASKED_S", 0.0)
+        assert pid() == second
+        assert len(asked) == 2
+    finally:
+        database.disconnect()
+
+
 def test_what_a_database_that_is_away_or_has_no_connection_left_says(server: PostgresServer) -> None:
     with pytest.raises(psycopg.OperationalError) as refused:
         psycopg.connect("postgresql://ostler@127.0.0.1:1/none", connect_timeout=2)
