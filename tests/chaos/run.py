@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ostler_control import database
-from ostler_control.check.findings import Finding, Reason
 from ostler_control.check.inspect import inspect
 from ostler_control.models import Operation, Snapshot, Vm, VmState, Volume
 from ostler_control.states import OperationState
@@ -134,14 +133,8 @@ def _checked(at: Place) -> list[str]:
     left = {row.name for row in Vm.select() if row.state is VmState.FAILED or _is_off(row)}
     with contextlib.closing(new_agents(at.site.state_dir)) as agents:
         report = inspect(agents, at.site.keys)
-    found = [one for one in report.findings if not left & {*one.object.split()} and not _is_definition(one)]
+    found = [one for one in report.findings if not left & {*one.object.split()}]
     return [f"check: {text}" for text in (*(f"{one.object}: {one.message}" for one in found), *report.unchecked)]
-
-
-def _is_definition(finding: Finding) -> bool:
-    """Whether a host has a VM that nobody knows and that does not run: it was silent when the creation of the VM was
-    undone. Those of VMs that were deleted have to go by themselves."""
-    return finding.reason is Reason.VM_UNKNOWN and "(stopped)" in finding.message
 
 
 def _about(text: str, calls: Sequence[Call]) -> list[Call]:
