@@ -35,6 +35,7 @@ from ostler_control.fleet.watch import Watch, is_there, seen
 from ostler_control.hosts import loads as host_loads
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
+from ostler_control.operations.starts import is_starting
 from ostler_control.pools import reach
 from ostler_control.trust.revocation import TrustBundle
 
@@ -300,6 +301,10 @@ class Watcher:
                     watch.vms.pop(event.vm.vm_id, None)
                 else:
                     watch.vms[event.vm.vm_id] = seen(event.vm, reports.clean_text(event.detail))
+                    if event.kind == host_pb2.VmEvent.STARTED and is_starting(event.vm.vm_id):
+                        # A comparison leaves a VM alone that an operation holds; the sweep sees what became of it.
+                        watch.changed()
+                        return
                 self._mark(watch)
 
     async def _set_facts(self, watch: Watch, version: str, capabilities: types_host_pb2.Capabilities) -> None:

@@ -25,6 +25,7 @@ from ostler_control.operations import journal, records, replicas, waiting
 from ostler_control.operations.interrupts import Interrupts, StoppedError
 from ostler_control.operations.run import Run, bug
 from ostler_control.operations.starter import Starter
+from ostler_control.operations.starts import starting
 from ostler_control.operations.verbs import body_of, periodic_tasks
 from ostler_control.outage import outage, wait_out
 from ostler_control.periodic import Periodic
@@ -185,20 +186,25 @@ class Engine:
             templates=self.templates,
             interrupts=self.interrupts,
         )
+        with starting(operation.verb, operation.resource_id):
+            self._carry_out(run, operation.verb)
+        waiting.ended(operation.id)
+
+    def _carry_out(self, run: Run, verb: str) -> None:
+        """From here to the operation's end."""
         error: OstlerError | None = None
         with self._traces_lock:
-            trace = self._traces.pop(operation_id, "")
+            trace = self._traces.pop(run.id, "")
         try:
-            with tracing.continued(trace), tracing.span(f"operation {operation.verb}", operation=run.id):
-                body_of(operation.verb)(run)
+            with tracing.continued(trace), tracing.span(f"operation {verb}", operation=run.id):
+                body_of(verb)(run)
         except OstlerError as failure:
             error = failure
         except Exception as failure:
-            error = bug(f"operation {operation.id} ({operation.verb})", failure)
+            error = bug(f"operation {run.id} ({verb})", failure)
         if error is not None:
             run.undo_lost(error)
         self._finish(run, error)
-        waiting.ended(operation.id)
 
     def _finish(self, run: Run, error: OstlerError | None) -> None:
         """Records the operation's end, with the rows of its last step."""
