@@ -150,7 +150,7 @@ def test_file_systems_are_listed(guest: Guest) -> None:
 
 
 def test_a_path_is_as_the_guest_sees_it_and_a_backup_is_of_its_moment(guest: Guest) -> None:
-    assert _content(guest.read(guest.now, path=b"/var/log/book", content=True)) == AFTER
+    assert _content(guest.read(guest.now, path=b"/var/log/book", file_system=ROOT, content=True)) == AFTER
     assert _content(guest.read([[guest.full]], path=b"/var/log/book", file_system=ROOT, content=True)) == BEFORE
     assert _content(guest.read(guest.now, path=b"/boot/kernel", content=True)) == b"of-the-guest"
     found = guest.read(guest.now, path=b"/kernel", file_system=BOOT, content=True)
@@ -225,7 +225,10 @@ def test_it_is_served_and_a_call_that_is_cancelled_leaves_nothing(guest: Guest) 
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     request = volume_pb2.ReadBackupFilesRequest(
-        disks=[volume_pb2.BackupChain(layers=map(wire, chain)) for chain in guest.now], path=b"/boot", content=False
+        disks=[volume_pb2.BackupChain(layers=map(wire, chain)) for chain in guest.now],
+        path=b"/",
+        file_system=BOOT,
+        content=False,
     )
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = volume_pb2_grpc.VolumeServiceStub(channel)
