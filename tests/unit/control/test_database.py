@@ -10,8 +10,10 @@ import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from ostler_common.io_limits import IoLimits
 from ostler_control import database
+from ostler_control.agents.looks import Look
 from ostler_control.catalog import disk_io
 from ostler_control.events import verify
+from ostler_control.hosts import absences
 from ostler_control.models import (
     ALL,
     Account,
@@ -815,6 +817,22 @@ def test_more_kinds_get_labels(tmp_path: Path) -> None:
                     table.create(object=row, key="keep", value="no")
                 row.delete_instance()
                 assert table.select().count() == 0
+
+
+def test_what_hosts_answered_of_vms_can_be_recorded_of_vms_from_before(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0003_setting_scopes")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            Runner(db.obj, str(_MIGRATIONS)).up("0044_more_kinds_with_labels")
+        assert "0045_vm_absences" in database.migrate()
+        with database.session():
+            for number in (1 << 61, 7):  # the later answer replaces the one before
+                absences.record_look("v", "h", Look(1 << 61, number))
+            assert absences.of(["v"]) == {("v", "h"): Look(1 << 61, 7)}
+            Host.delete().where(Host.id == "h").execute()
+            assert absences.of(["v"]) == {}
 
 
 def test_backups_get_boots(tmp_path: Path) -> None:
