@@ -127,11 +127,11 @@ def test_a_migration_goes_on_when_the_control_plane_was_killed(fleet: Fleet, gue
 
 
 def test_a_host_that_is_silent_is_disconnected_and_its_vms_start_nowhere_else(fleet: Fleet) -> None:
-    left = fleet.create_vm("left-behind", template="blank", host="h3")
-    fleet.do(fleet.stop("left-behind", force=True))
-    # Created after the stop: by then the host has reported the stop, too, before it is cut off.
     vm = fleet.create_vm("marooned", SECRET, template="blank", host="h3")
+    left = fleet.create_vm("left-behind", template="blank", host="h3")
     host = fleet.lab.host("h3")
+    # Right before the host is cut off: it has answered that the VM is off, and may not have reported it.
+    fleet.do(fleet.stop("left-behind", force=True))
     host.cut()
     try:
         fleet.wait_state(host, host_pb2.Host.DISCONNECTED, 90)
