@@ -154,6 +154,14 @@ FROZEN = {
     "0035_backup_boots": "1d64d13de48918d5e8af904244b7973f8b5222bd4ba15b20adff1da6b6d4f799",
     "0036_vm_tpms": "eb890fe2b4caa39fb3e2a9ab2184e181ff9c765145c77a711e122e1b6f6aa4bc",
     "0036_vm_tpms_firmware_states": "36e3dac413027bbf6f3b878958df53f5a813f1f8cde71d22944fd625b16e6793",
+    "0037_vm_snapshot_memory": "0694d4fac56be25012ebce5d706f63d25410511bf381dbf40ae0435dd822d791",
+    "0038_operation_steps": "99197b8c66cf8fcf97e536bb8cf3f82784c04104568a61c4fe553d9bf3e3b2b0",
+    "0039_backup_firmware_states": "b78afb38d65f61061d8b8db8648a2790970cae86474494627947e275750b629d",
+    "0040_s3_stores": "0a40f65384805ac9ecfd7f19b9c508c57c0c16dede621af4e70325ffacbfff8d",
+    "0041_labels_of_zones_isos_backups": "d00374bdc91cbcf1f187bcd530067df9f1bae09952bb55efeec072c93e687de0",
+    "0043_template_tpms": "a2cd94cf2ffec83b62e67cd85e62ed692f3c5c9c41e13a1ca636fa2318294bb2",
+    "0044_more_kinds_with_labels": "81abf7f42e764a0f9ee82b190fef1304cc5bfb3311841b122924768d864735bf",
+    "0045_vm_absences": "a5fa014c50d2c98b0c1ede8a17386e2aa2e4bbc75c278cb3532ab3c68225f0da",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
