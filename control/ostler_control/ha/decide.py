@@ -45,7 +45,7 @@ class HostFacts:
 @dataclass(frozen=True)
 class Rules:
     """A cluster's settings. delay_s: how long a host is silent before it is fenced; limit: fencings an hour; recent:
-    how many there were in the last hour."""
+    how many there were in the last hour, as `facts.rules` counts them."""
 
     enabled: bool
     delay_s: float

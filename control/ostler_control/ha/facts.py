@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peewee import fn
+from peewee import Case, fn
 
 from ostler_control import settings
 from ostler_control.events import SYSTEM
 from ostler_control.ha import priorities
 from ostler_control.ha.decide import HostFacts, Rules
-from ostler_control.models import Cluster, FenceDevice, Host, HostFence, HostGuard, HostState, Operation, now, tuples
+from ostler_control.models import (
+    Cluster,
+    FenceDevice,
+    Host,
+    HostFence,
+    HostGuard,
+    HostState,
+    Operation,
+    OperationState,
+    now,
+    tuples,
+)
 from ostler_control.states import GuardState
 
 FENCE_VERB = "host.fence"
@@ -77,15 +89,17 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
 
 
 def rules() -> dict[str, Rules]:
-    """The settings of every cluster, and how many of its hosts were fenced lately without an admin: a host whose device
-    does not answer counts once, however often it is tried."""
-    recent = Operation.select(Host.cluster, fn.COUNT(Operation.resource_id.distinct())).join(
-        Host, on=(Host.id == Operation.resource_id)
-    )
+    """The settings of every cluster, and how many fencings there were in it lately without an admin: each by which a
+    host was proved off, however often one host falls silent. Attempts that failed count once for each host, so that a
+    dead device does not use up what the others may need."""
+    proved = Case(None, ((Operation.state.not_in((OperationState.FAILED, OperationState.CANCELLED)), 1),))
+    recent = Operation.select(Host.cluster, fn.COUNT(proved)).join(Host, on=(Host.id == Operation.resource_id))
     recent = recent.where(
         Operation.verb == FENCE_VERB, Operation.user == SYSTEM, Operation.create_time > now() - _WINDOW
     )
-    counts = dict(tuples(recent.group_by(Host.cluster), tuple[str, int]))
+    counts: Counter[str] = Counter()
+    for cluster_id, fencings in tuples(recent.group_by(Host.cluster, Host.id), tuple[str, int]):
+        counts[cluster_id] += max(fencings, 1)
     enabled, delays, limits = (
         settings.ha.ENABLE.by_cluster(),
         settings.ha.FENCE_DELAY.by_cluster(),
@@ -96,7 +110,7 @@ def rules() -> dict[str, Rules]:
             enabled.get(cluster_id, enabled[""]),
             delays.get(cluster_id, delays[""]),
             limits.get(cluster_id, limits[""]),
-            counts.get(cluster_id, 0),
+            counts[cluster_id],
         )
         for (cluster_id,) in tuples(Cluster.select(Cluster.id), tuple[str])
     }

@@ -4,15 +4,16 @@ once would cost one of them its attempt and nothing else."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 from ostler_common.errors import OstlerError
 
+from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.ha import facts
-from ostler_control.ha.decide import Decision, decide
+from ostler_control.ha.decide import Decision, Hold, decide
 from ostler_control.ha.fence import fence, tidy
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.give_back import give_back
@@ -36,20 +37,24 @@ class Monitor(Periodic):
         self._leads = leads
         self._clock = clock
         self._silence = facts.Silence()
+        self._limited: frozenset[str] = frozenset()  # the hosts of which an event has told already
 
     def work(self) -> None:
         if self._leads():
             self.tick()
         else:
             self._silence = facts.Silence()
+            self._limited = frozenset()
 
     def tick(self) -> None:
         """Does what is due now."""
         tidy()
         self._free()
-        for decision in self.decisions():
+        decisions = self.decisions()
+        for decision in decisions:
             if decision.fence:
                 _fence(decision)
+        self._tell_limited(decisions)
         restart_vms()
 
     def decisions(self) -> list[Decision]:
@@ -61,6 +66,17 @@ class Monitor(Periodic):
                 return []
             return decide(facts.hosts(self._silence.seconds(clock_s)), facts.rules())
 
+    def _tell_limited(self, decisions: Iterable[Decision]) -> None:
+        """One event for each silence in which the limit of fencings holds a host up: an admin has to look."""
+        limited = frozenset(decision.host_id for decision in decisions if decision.hold is Hold.RATE_LIMIT)
+        for host_id in sorted(limited - self._limited):
+            with transaction():
+                host = Host.get_by_id(host_id)
+                events.record(
+                    "host.fence.limit", events.Outcome.NOTICED, SYSTEM, "host", host.id, host.name, _limited(host.name)
+                )
+        self._limited = limited
+
     def _free(self) -> None:
         with session():
             query = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF)
@@ -68,6 +84,13 @@ class Monitor(Periodic):
         for host_id in host_ids:
             free_vms(host_id)
             give_back(host_id)
+
+
+def _limited(host_name: str) -> str:
+    return (
+        f"host {host_name} is silent and is not fenced: its cluster has had as many fencings in the last hour as "
+        "ha.fence.limit allows; look at its hosts, then raise the limit or run ostler host declare-dead, or wait"
+    )
 
 
 def _fence(decision: Decision) -> None:
