@@ -90,7 +90,7 @@ class Control:
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
-            monitor = Monitor(Leader(replica).is_me)
+            monitor = Monitor(Leader(replica).is_me, agents)
             stack.callback(monitor.stop)
             monitor.start()
             guards = Guards(Leader(replica).is_me, agents)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ostler_control import events
 from ostler_control.database import locked, transaction
 from ostler_control.ha import priorities
+from ostler_control.ha.ended import OFF, Ended
 from ostler_control.models import (
     FenceState,
     Host,
@@ -25,14 +26,13 @@ from ostler_control.models import (
 from ostler_control.scheduling import capacity
 from ostler_control.vms.rows import set_state
 
-_OFF = (PowerState.STOPPED, PowerState.ABSENT, PowerState.CRASHED)
 
-
-def free_vms(host_id: str) -> int:
+def free_vms(host_id: str, ended: Ended = frozenset()) -> int:
     """Records the VMs of a host that is proved off as stopped, releases their capacity, and queues the restart of the
     protected ones; returns how many.
 
-    Leaves a VM that an operation holds. When the host is heard again, it frees only VMs that it reports as not running.
+    Leaves a VM that an operation holds. When the host is heard again, it frees only VMs that it reports as not running,
+    and only those of `ended`: it has also answered so, and their rows have not changed since it was asked.
     """
     with transaction():
         host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
@@ -41,9 +41,9 @@ def free_vms(host_id: str) -> int:
             return 0
         heard = fence.heard
         query = Vm.select().where(Vm.host == host.id, Vm.operation_id == "", Vm.state == VmState.RUNNING)
-        query = query.where(Vm.power_state.in_(_OFF)) if heard else query
+        query = query.where(Vm.power_state.in_(OFF)) if heard else query
         # Locked: the operation that fences and the monitor are here at once, and a VM may be running elsewhere by now.
-        vms = list(locked(query.order_by(Vm.id)))
+        vms = [vm for vm in locked(query.order_by(Vm.id)) if not heard or (vm.id, vm.state_time) in ended]
         found = priorities.of_vms([vm.id for vm in vms])
         for vm in vms:
             _free(vm, host, found[vm.id])

@@ -10,10 +10,12 @@ import structlog
 from ostler_common.errors import OstlerError
 
 from ostler_control import events
+from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.ha import facts
 from ostler_control.ha.decide import Decision, Hold, decide
+from ostler_control.ha.ended import ended_vms
 from ostler_control.ha.fence import fence, tidy
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.give_back import give_back
@@ -31,10 +33,15 @@ class Monitor(Periodic):
     """Looks at the fleet every few seconds. leads: whether this replica is to do it."""
 
     def __init__(
-        self, leads: Callable[[], bool], tick_s: float = _TICK_S, clock: Callable[[], float] = time.monotonic
+        self,
+        leads: Callable[[], bool],
+        agents: Agents,
+        tick_s: float = _TICK_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("ha", tick_s)
         self._leads = leads
+        self._agents = agents
         self._clock = clock
         self._silence = facts.Silence()
         self._limited: frozenset[str] = frozenset()  # the hosts of which an event has told already
@@ -81,8 +88,9 @@ class Monitor(Periodic):
         with session():
             query = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF)
             host_ids = [host_id for (host_id,) in tuples(query, tuple[str])]
+        ended = ended_vms(self._agents, host_ids) if host_ids else frozenset()
         for host_id in host_ids:
-            free_vms(host_id)
+            free_vms(host_id, ended)
             give_back(host_id)
 
 

@@ -61,5 +61,5 @@ def bmc(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> FakeDevi
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(engine: Engine) -> Clock:
+    return Clock(engine.agents)

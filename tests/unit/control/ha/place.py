@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ostler_common.errors import OstlerError
 from ostler_common.secret import Secret
+from ostler_control.agents import Agents
 from ostler_control.database import transaction
 from ostler_control.ha import devices
 from ostler_control.ha.fence_agents import Device
@@ -49,9 +50,9 @@ def host_of(name: str) -> str:
 class Clock:
     """A monitor and its clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, agents: Agents) -> None:
         self.now_s = 1000.0
-        self.monitor = Monitor(lambda: True, clock=lambda: self.now_s)
+        self.monitor = Monitor(lambda: True, agents, clock=lambda: self.now_s)
 
     def tick(self, after_s: float = 0.0) -> None:
         self.now_s += after_s

@@ -204,10 +204,10 @@ def test_a_silence_that_breaks_off_begins_anew(site: Site, engine: Engine, bmc: 
 
 def test_a_new_monitor_does_not_count_what_it_has_not_seen(site: Site, engine: Engine, bmc: FakeDevice) -> None:
     site.silence("h1")
-    first = Clock()
+    first = Clock(engine.agents)
     first.tick()
     first.tick(50)
-    second = Clock()
+    second = Clock(engine.agents)
     second.tick()
     second.tick(50)
     assert bmc.calls() == []

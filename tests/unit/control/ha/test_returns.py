@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from threading import Thread
 
@@ -11,13 +12,29 @@ from ostler_common.errors import OstlerError
 from ostler_control import vms
 from ostler_control.agents import reports
 from ostler_control.database import transaction
-from ostler_control.fleet import store
+from ostler_control.fleet import store, watch
+from ostler_control.fleet.comparison import Comparison
+from ostler_control.fleet.reconcile import HostView
 from ostler_control.ha import devices, facts, priorities
+from ostler_control.ha.ended import ended_vms
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Power
 from ostler_control.ha.free import free_vms
-from ostler_control.models import FenceState, Host, HostFence, HostState, Operation, Priority, VmSighting, VmState
+from ostler_control.models import (
+    FenceState,
+    Host,
+    HostFence,
+    HostState,
+    Operation,
+    PowerState,
+    Priority,
+    Vm,
+    VmSighting,
+    VmState,
+    now,
+)
 from ostler_control.operations import Engine, launch
+from ostler_control.vms.rows import set_state
 
 from tests.fakes.fence import FakeDevice
 from tests.sites import Site, outcome
@@ -87,6 +104,94 @@ def test_a_start_that_was_under_way_reaches_the_host_before_the_watcher_does(
     clock.tick()
     finish_all(engine)
     assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+
+
+def view(site: Site, name: str) -> HostView:
+    """What the watcher has of a host that has just reported its VMs."""
+    fake = site.hosts[name]
+    return HostView(fake.host_id, name, heard=True, vms={info.vm_id: watch.seen(info) for info in fake.vm_infos()})
+
+
+def compare(heard: HostView) -> None:
+    """A while after the last operation, for the host has told something."""
+    Vm.update(state_time=now() - datetime.timedelta(hours=1)).execute()
+    Comparison().write({heard.host_id}, {heard.host_id: heard})
+
+
+@ON_BOTH
+def test_a_vm_that_started_on_a_returned_host_is_not_freed_by_what_the_host_had_reported_before(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
+) -> None:
+    """The watcher does not hear of the start: the host is cut off at once, or the watcher hangs."""
+    assert outcome(engine, site.record(lambda: vms.stop(vm("other"), "alice", 0))) == OK
+    with transaction():
+        starting = vms.start(vm("other"), "alice", host=site.host("h1"))
+    h1 = site.hosts["h1"]
+    die(site, "h1")
+    assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))) == OK
+    before = view(site, "h1")
+    h1.start()
+    launch(starting)
+    assert outcome(engine, starting) == OK
+    for is_cut_off in (False, True):
+        if is_cut_off:
+            h1.stop()
+        compare(before)
+        assert vm("other").power_state is PowerState.ABSENT
+        clock.tick()
+        finish_all(engine)
+        assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+        assert refused(lambda: vms.start(vm("other"), "alice")) == "HOST_SILENT", "it waits for its host"
+        assert site.fleet.running_on(vm("other").id) == ["h1"]
+    h1.start()
+    h1.vms[vm("other").id].running = False
+    compare(view(site, "h1"))
+    clock.tick()
+    assert (vm("other").state, host_of("other")) == (VmState.STOPPED, "")
+    assert outcome(engine, site.record(lambda: vms.start(vm("other"), "alice", host=site.host("h2")))) == OK
+    finish_all(engine)
+    assert site.fleet.running_on(vm("other").id) == ["h2"]
+
+
+@pytest.fixture
+def returned(site: Site) -> str:
+    """The id of h1, which was proved off and is heard; its VM "other" has stopped, as the watcher says."""
+    host_id: str = site.host("h1").id
+    with transaction():
+        Host.update(state=HostState.FENCED).where(Host.id == host_id).execute()
+        HostFence.create(host=host_id, state=FenceState.OFF, operation_id="done", proof="admin", heard=True)
+    site.hosts["h1"].vms[vm("other").id].running = False
+    compare(view(site, "h1"))
+    return host_id
+
+
+def test_what_a_returned_host_answered_before_a_vm_started_frees_nothing(
+    site: Site, engine: Engine, returned: str
+) -> None:
+    ended = ended_vms(engine.agents, [returned])
+    assert {vm_id for vm_id, _ in ended} == {vm("other").id}
+    set_state(vm("other").id, VmState.RUNNING, power_state=PowerState.STOPPED)  # it started, and an older report came
+    assert free_vms(returned, ended) == 0
+    assert free_vms(returned, ended_vms(engine.agents, [returned])) == 1
+    assert [host_of(name) for name in ("high", "low", "other")] == ["h1", "h1", ""]
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PAUSED", "UNSPECIFIED"])
+def test_a_vm_that_a_returned_host_does_not_answer_to_be_off_is_not_freed(
+    site: Site, engine: Engine, returned: str, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    info = vm_pb2.VmInfo(vm_id=vm("other").id, power_state=vm_pb2.PowerState.Value(f"POWER_STATE_{state}"))
+    monkeypatch.setattr(site.hosts["h1"], "vm_infos", lambda: [info])
+    assert free_vms(returned, ended_vms(engine.agents, [returned])) == 0
+
+
+def test_a_host_that_was_not_heard_since_it_was_proved_off_is_not_asked(
+    site: Site, engine: Engine, returned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    HostFence.update(heard=False).execute()
+    monkeypatch.setattr(site.hosts["h1"], "vm_infos", list)
+    assert ended_vms(engine.agents, [returned]) == frozenset()
+    assert free_vms(returned) == 3
 
 
 @ON_BOTH

@@ -1,0 +1,59 @@
+"""Asks hosts that were proved off, and are heard again, which of their VMs have ended.
+
+What such a host had reported may be older than a start that reached it since: then the VM's row says that it stopped,
+and it runs. So the host itself is asked, after the row was read, and its answer counts only for a row that has not
+changed since. No clock is compared, and it does not matter which replica heard what. A host that does not answer keeps
+its VMs: they are freed when it is heard, or proved off anew.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler_common.errors import OstlerError
+
+from ostler_control.agents import Agents
+from ostler_control.agents.power_states import power_state
+from ostler_control.database import session
+from ostler_control.hosts.rows import address_of
+from ostler_control.models import FenceState, HostFence, PowerState, Vm, VmState, tuples
+
+OFF = (PowerState.STOPPED, PowerState.ABSENT, PowerState.CRASHED)
+# VMs, each with the time of the state in which its row was when its host was asked.
+Ended = frozenset[tuple[str, datetime.datetime]]
+
+_ASK_S = 5.0
+_AT_ONCE = 16
+
+
+def ended_vms(agents: Agents, host_ids: Collection[str]) -> Ended:
+    """The VMs that are recorded as running on these hosts, and as stopped by themselves, and that do not run there as
+    their hosts say now. Hosts that were not heard since they were proved off are not asked."""
+    heard = (HostFence.state == FenceState.OFF) & HostFence.heard
+    over = (Vm.state == VmState.RUNNING) & Vm.power_state.in_(OFF) & (Vm.operation_id == "")
+    query = Vm.select(Vm.host, Vm.id, Vm.state_time).join(HostFence, on=HostFence.host == Vm.host)
+    found: defaultdict[str, Ended] = defaultdict(frozenset)
+    with session():
+        query = query.where(Vm.host.in_(sorted(host_ids)), heard, over)
+        for host_id, vm_id, state_time in tuples(query, tuple[str, str, datetime.datetime]):
+            found[host_id] |= {(vm_id, state_time)}
+    if not found:
+        return frozenset()
+    with ThreadPoolExecutor(min(_AT_ONCE, len(found)), thread_name_prefix="ha-ask") as pool:
+        return frozenset().union(*pool.map(partial(_ended_on, agents), found, found.values()))
+
+
+def _ended_on(agents: Agents, host_id: str, recorded: Ended) -> Ended:
+    """Those of these VMs that do not run on the host as it says now."""
+    try:
+        host = address_of(host_id)
+        answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), _ASK_S)
+    except OstlerError:
+        return frozenset()
+    perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF}
+    return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps)
