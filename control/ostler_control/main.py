@@ -14,8 +14,10 @@ from typing import NoReturn
 
 import click
 
-# Exit codes after which systemd does not start the service again.
+# Exit codes after which systemd does not start the service again, and the one after which it does: a database that is
+# away or full may be there when it is tried again.
 _BAD_CONFIG, _NOT_READY = 2, 3
+_MAY_PASS = 1
 _TICK_S, _TIDY_EVERY_S = 5.0, 60.0
 # How soon a thread that computes makes way for another one, seconds. A call gives way at each of its dozens of
 # statements: beside one busy thread a page of a list takes a third less time than with Python's own 5 ms.
@@ -319,7 +321,7 @@ def run(config_path: Path | None) -> None:
     """Runs the control plane until SIGTERM or SIGINT."""
     from ostler_common import logging, notify, tracing
     from ostler_common.config import ConfigError
-    from ostler_common.errors import OstlerError
+    from ostler_common.errors import OstlerError, ResourceExhaustedError
 
     from ostler_control.config import load_config
     from ostler_control.server import Control
@@ -338,7 +340,8 @@ def run(config_path: Path | None) -> None:
     try:
         control = Control(config)
     except OstlerError as error:
-        _fail(str(error), _NOT_READY)
+        passes = error.retryable or isinstance(error, ResourceExhaustedError)
+        _fail(str(error), _MAY_PASS if passes else _NOT_READY)
     except OSError as error:
         _fail(str(error))
     # What is loaded now stays: collections need not look at it again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -21,8 +22,10 @@ _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE disk_full
 _ENDS = ("FATAL", "PANIC")  # severities after which the connection is gone
 # The SQLSTATE of a transaction that stood still too long, see `database.postgresql_options`.
 _TRANSACTION_ENDED = "25P03"
-# SQLite tells its failures apart by text alone.
+# SQLite tells most of its failures apart by text alone.
 _SQLITE_FULL = ("database or disk is full",)
+# What the text calls a "disk i/o error": opening the database needs room for the index of its write-ahead log.
+_SQLITE_NO_ROOM = (sqlite3.SQLITE_IOERR_SHMSIZE,)
 _SQLITE_AWAY = ("database is locked", "database table is locked", "disk i/o error", "unable to open database file")
 
 
@@ -52,7 +55,7 @@ def _outage(error: BaseException) -> OstlerError | None:
         if getattr(driver, "sqlstate", None) == _DISK_FULL and not _ended(driver):
             return _full()
         return _unavailable("it does not answer")
-    if any(part in text for part in _SQLITE_FULL):
+    if any(part in text for part in _SQLITE_FULL) or getattr(driver, "sqlite_errorcode", None) in _SQLITE_NO_ROOM:
         return _full()
     if any(part in text for part in _SQLITE_AWAY):
         return _unavailable("its file is locked or cannot be read")

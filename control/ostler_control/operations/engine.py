@@ -44,13 +44,14 @@ DEFAULT_LIMIT = 64
 def replica_id(state_dir: Path) -> str:
     """This control process's id, the same after a restart: by it the database knows whose operations are whose."""
     path = state_dir / "replica_id"
-    with contextlib.suppress(FileExistsError):
+    if not path.exists():  # else nothing is written: the disk may be full
         part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(new_id())
         try:
-            os.link(part, path)  # the first writer wins
+            part.write_text(new_id())
+            with contextlib.suppress(FileExistsError):
+                os.link(part, path)  # the first writer wins
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
     return path.read_text().strip()
 
 
