@@ -42,6 +42,7 @@ class JobRequest(Protocol):
 R = TypeVar("R", bound=JobRequest)
 Begin = Callable[[Agent], JobCall]
 OnProgress = Callable[[types_job_pb2.Progress], None]
+OnReturn = Callable[[], None]
 
 # An agent repeats its update every 5 s: without any for so long the connection is broken, and the caller attaches anew.
 SILENCE_S = 20.0
@@ -72,16 +73,19 @@ def run_job(
     on_progress: OnProgress,
     control: JobControl,
     unreachable_limit_s: float,
+    on_return: OnReturn = lambda: None,
+    was_lost: bool = False,
 ) -> JobUpdate:
     """Runs a job on a host and returns its last update, with the result.
 
-    method: one that answers with job updates, e.g. `lambda agent: agent.vms.StartVm`; request: has an `operation`.
+    method: one that answers with job updates, e.g. `lambda agent: agent.vms.StartVm`; request: has an `operation`;
+    on_return: called as soon as the host answers after a call that broke, or at all if it was lost before.
     Raises the job's OstlerError (CancelledError when it was cancelled), or UnavailableError HOST_UNREACHABLE when the
     host has not answered for `unreachable_limit_s`: then the outcome is unknown.
     """
     job_id: str = request.operation.id
     begin: Begin = lambda agent: method(agent)(request)  # noqa: E731
-    return _follow(agents, host, job_id, begin, on_progress, control, unreachable_limit_s)
+    return _follow(agents, host, job_id, begin, on_progress, control, unreachable_limit_s, on_return, was_lost)
 
 
 def watch_job(
@@ -106,6 +110,8 @@ def _follow(
     on_progress: OnProgress,
     control: JobControl,
     unreachable_limit_s: float,
+    on_return: OnReturn = lambda: None,
+    was_lost: bool = False,
 ) -> JobUpdate:
     heard_at = time.monotonic()
     pause_s = _MIN_PAUSE_S
@@ -114,6 +120,9 @@ def _follow(
         try:
             for update in _updates(agents, host, job_id, begin, control, silence_s):
                 heard_at, pause_s = time.monotonic(), _MIN_PAUSE_S
+                if was_lost:
+                    on_return()
+                    was_lost = False
                 if update.state == JobUpdate.RUNNING:
                     on_progress(update.progress)
                 elif update.state == JobUpdate.SUCCEEDED:
@@ -125,6 +134,7 @@ def _follow(
             error = from_rpc_error(rpc_error)
             if not broken(error):
                 raise error from None
+        was_lost = True
         limit_s = min(unreachable_limit_s, CANCEL_LIMIT_S) if control.cancel_requested() else unreachable_limit_s
         if time.monotonic() - heard_at >= limit_s:
             raise unreachable(host, error) if error.reason == "RPC" else error

@@ -17,17 +17,24 @@ def address(host: Host) -> HostAddress:
 
 
 _ADDRESS = Prepared(
-    lambda value: Host.select(Host.id, Host.name, Host.address).where(Host.id == value("host"), ~Host.removed)
+    lambda value: Host.select(Host.id, Host.name, Host.address, Host.state).where(
+        Host.id == value("host"), ~Host.removed
+    )
 )
 
 
 def address_of(host_id: str) -> HostAddress:
     """The same by id; NotFoundError HOST_REMOVED when it is not in the fleet any more."""
+    return address_and_state(host_id)[0]
+
+
+def address_and_state(host_id: str) -> tuple[HostAddress, HostState]:
+    """The same, and whether the host is heard."""
     with session():
-        found = _ADDRESS.first(tuple[str, str, str], host=host_id)
+        found = _ADDRESS.first(tuple[str, str, str, str], host=host_id)
     if found is None:
         raise NotFoundError(f"host {host_id} was removed", "HOST_REMOVED", {"host": host_id})
-    return HostAddress(*found)
+    return HostAddress(*found[:3]), HostState(found[3])
 
 
 def is_up(host: Host) -> bool:

@@ -122,6 +122,8 @@ class Run:
         request: R,
         share: tuple[int, int] = (0, 100),
         patience_s: float = math.inf,
+        on_return: Callable[[], None] = lambda: None,
+        was_lost: bool = False,
     ) -> job_pb2.JobUpdate:
         """Inside a step: runs a job on a host, see `agents.run_job`. share: its part of the operation, percent;
         patience_s: tries a host that does not answer for no longer than that."""
@@ -139,7 +141,7 @@ class Run:
             if not self._always and self._cancelled_since_check():
                 return self._cancel_unstarted(host, request.operation.id, on_progress)
             patience_s = min(patience_s, self._patience_s(host))
-            return run_job(self.agents, host, method, request, on_progress, self, patience_s)
+            return run_job(self.agents, host, method, request, on_progress, self, patience_s, on_return, was_lost)
         except OstlerError as error:
             if error.reason == "HOST_UNREACHABLE":
                 self._lost.add(host.host_id)

@@ -6,9 +6,10 @@ from ostler.agent.v1 import vm_pb2 as agent_pb2
 
 from ostler_control.agents import power_states
 from ostler_control.catalog.firmware import is_uefi
+from ostler_control.database import transaction
 from ostler_control.hosts import absences, cpus
-from ostler_control.hosts.rows import address_of, record_heard
-from ostler_control.models import PowerState, VmSnapshotMemory, VmState
+from ostler_control.hosts.rows import address_and_state, address_of, record_heard
+from ostler_control.models import HostState, PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
 from ostler_control.userdata import vm_user_data
 from ostler_control.vms import firmware_states, isos, machines, wire
@@ -42,7 +43,15 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
     request = agent_pb2.StartVmRequest(operation=run.ref(), spec=spec)
     if memory is not None:
         request.memory.CopyFrom(volume_wire.keyed_ref(memory, run.keys))
-    update = run.job(address_of(host_id), lambda agent: agent.vms.StartVm, request, share)
+
+    def hear() -> None:
+        # Before the job's end: if the host is cut off now, the VM may run, and an old proof says nothing of that.
+        with transaction():
+            record_heard(host_id)
+
+    host, host_state = address_and_state(host_id)
+    was_lost = host_state is HostState.FENCED
+    update = run.job(host, lambda agent: agent.vms.StartVm, request, share, on_return=hear, was_lost=was_lost)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
 
     def write() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 from ostler.types.v1 import vm_pb2
 from ostler_common.errors import OstlerError
 from ostler_control import vms
-from ostler_control.agents import reports
+from ostler_control.agents import HostAddress, reports
 from ostler_control.database import transaction
 from ostler_control.fleet import store, watch
 from ostler_control.fleet.comparison import Comparison
@@ -36,7 +36,9 @@ from ostler_control.models import (
 from ostler_control.operations import Engine, launch
 from ostler_control.vms.rows import set_state
 
+from tests.fakes.faults import Fault
 from tests.fakes.fence import FakeDevice
+from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
 from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, new_device, refused, vm
 
@@ -151,6 +153,47 @@ def test_a_vm_that_started_on_a_returned_host_is_not_freed_by_what_the_host_had_
     assert outcome(engine, site.record(lambda: vms.start(vm("other"), "alice", host=site.host("h2")))) == OK
     finish_all(engine)
     assert site.fleet.running_on(vm("other").id) == ["h2"]
+
+
+@pytest.mark.parametrize("was_tried", [True, False], ids=["tried before", "begun when the host was off"])
+def test_a_vm_whose_start_reached_a_returned_host_that_was_cut_off_meanwhile_is_not_freed(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock, monkeypatch: pytest.MonkeyPatch, was_tried: bool
+) -> None:
+    broken, forget = Event(), engine.agents.forget
+
+    def forget_broken(host: HostAddress) -> None:
+        forget(host)
+        broken.set()
+
+    monkeypatch.setattr(engine.agents, "forget", forget_broken)
+    assert outcome(engine, site.record(lambda: vms.stop(vm("other"), "alice", 0))) == OK
+    with transaction():
+        starting = vms.start(vm("other"), "alice", host=site.host("h1"))
+    h1 = site.hosts["h1"]
+    die(site, "h1")
+    if was_tried:
+        Host.update(state=HostState.UP).where(Host.name == "h1").execute()
+        launch(starting)
+        assert broken.wait(20)
+        site.silence("h1")
+    assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))) == OK
+    begun = h1.fail("StartVm", Fault(hold=Event()))
+    if not was_tried:
+        launch(starting)
+    h1.start()
+    assert begun.reached.wait(20)
+    wait_until(lambda: HostFence.get().heard)
+    h1.stop()
+    assert begun.hold is not None
+    begun.hold.set()
+    assert outcome(engine, starting) == ("failed", "HOST_UNREACHABLE")
+    clock.tick()
+    finish_all(engine)
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+    assert site.fleet.running_on(vm("other").id) == ["h1"]
+    die(site, "h1")
+    assert declare_dead(site, engine, "h1") == OK
+    assert (vm("other").state, host_of("other")) == (VmState.STOPPED, "")
 
 
 @pytest.fixture
