@@ -28,7 +28,7 @@ PACKAGES := gcc pkg-config python3-dev python3-venv libvirt-dev \
 	postgresql postgresql-client systemd libxml2-utils \
 	cloud-init jq \
 	virt-v2v guestfish libguestfs-xfs ntfs-3g btrfs-progs nbdkit supermin linux-image-cloud-amd64 openssh-client openssh-server \
-	fence-agents \
+	fence-agents ipmitool openipmi \
 	chromium \
 	prometheus debhelper lintian help2man debootstrap systemd-container \
 	golang-go golang-github-vmware-govmomi-dev \

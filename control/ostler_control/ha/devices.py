@@ -76,7 +76,8 @@ def create(host: Host, new: NewDevice, power: Power, actor: str, keys: Keyring) 
 def _check_not_taken(host: Host, device: Device) -> None:
     same = (FenceDevice.address == device.address) & (FenceDevice.host != host.id)
     for other in FenceDevice.select().where(same):
-        if json.loads(other.options).get(PLUG) == device.options.get(PLUG):
+        plugs = {json.loads(other.options).get(PLUG), device.options.get(PLUG)}
+        if len(plugs) == 1 or None in plugs:  # without a plug the address alone says which machine it is
             raise AlreadyExistsError(
                 f"this is the fence device of host {other.name} already (check address and plug)",
                 "FENCE_DEVICE_TAKEN",

@@ -7,15 +7,19 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 from ostler_common.secret import Secret
 
-from ostler_control.ha.fence_agents import Action, Device, Power, parameters, power
+from ostler_control.ha.fence_agents import AGENTS, Action, Device, Power, arguments, parameters, power
 
 TIMEOUT_S = 90.0
-_DIRECTORY = Path("/usr/sbin")
+# How long a device may take to switch, if its agent does not wait for that itself, and how often it is asked.
+_SWITCH_S, _ASK_EVERY_S = 20.0, 1.0
+# Instead of where Debian has them.
+_DIRECTORY: Path | None = None
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _MAX_SAID = 300
 _TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]+ \w+: ")
@@ -28,7 +32,7 @@ def ask_power(device: Device, password: Secret) -> Power:
     """Asks the device whether its host is on. Raises UnavailableError FENCE_FAILED when it does not say, and what
     `switch` raises."""
     code, out, err = _run(device, password, Action.STATUS)
-    found = power(code, out)
+    found = power(device.agent, code, out)
     if found is Power.UNKNOWN:
         raise _failed(device, password, Action.STATUS, out, err)
     return found
@@ -39,23 +43,33 @@ def switch(device: Device, password: Secret, action: Action) -> None:
 
     Raises UnavailableError FENCE_FAILED, FailedPreconditionError FENCE_AGENT_MISSING, InvalidArgumentError.
     """
+    wanted = Power(action.value)
+    waits = AGENTS[device.agent].waits
+    if not waits and ask_power(device, password) is wanted:
+        return  # a device may refuse to switch off what is off
     code, out, err = _run(device, password, action)
     if code != 0:
         raise _failed(device, password, action, out, err)
+    end_s = time.monotonic() + _SWITCH_S
+    while not waits and ask_power(device, password) is not wanted:
+        if time.monotonic() > end_s:
+            raise _failed(device, password, action, f"its host is not {wanted} after {_SWITCH_S:g} s", "")
+        time.sleep(_ASK_EVERY_S)
 
 
 def _run(device: Device, password: Secret, action: Action) -> tuple[int, str, str]:
     """Exit code and output. The agent dies with this process, and with every child of its own after `TIMEOUT_S`."""
     given = parameters(device, password, action)
-    path = _DIRECTORY / f"fence_{device.agent}"
+    agent = AGENTS[device.agent]
+    path = (_DIRECTORY or Path(agent.program).parent) / Path(agent.program).name
     if not path.exists():
         raise FailedPreconditionError(
-            f"{path} is missing on the control plane's machine: install Debian's package fence-agents",
+            f"{path} is missing on the control plane's machine: install Debian's package {agent.package}",
             "FENCE_AGENT_MISSING",
             {"agent": device.agent},
         )
     with subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", "--", str(path)],
+        ["setpriv", "--pdeathsig", "KILL", "--", str(path), *arguments(device, action)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ from ostler_control.cli.names import HOST
 from ostler_control.cli.options import confirm, limit_option, list_options, output_option, yes_option
 from ostler_control.cli.output import Listing, View, print_list, print_one
 
-AGENTS = ("redfish",)
+AGENTS = ("redfish", "ipmi")
 
 VIEW = View[pb.FenceDevice](
     "fence device",
@@ -49,11 +49,12 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="The password is this file's first line; - is standard input.  [default: it is asked for]",
 )
-@click.option("--plug", required=True, help="Redfish: id of the host's system, such as 1 or System.Embedded.1.")
+@click.option("--plug", default="", help="Redfish, required: id of the host's system, such as 1 or System.Embedded.1.")
 @click.option("--redfish-uri", default="", help="Redfish: path of the service root.  [default: /redfish/v1]")
 @click.option(
     "--insecure", is_flag=True, help="Redfish: accept any TLS certificate. Whoever is in between may read the password."
 )
+@click.option("--cipher", type=click.Choice(("17", "3")), help="IPMI: the cipher suite.  [default: 17]")
 @click.option("--power-on", is_flag=True, help="Switch a fenced host on again.")
 @output_option
 @pass_app
@@ -67,16 +68,18 @@ def add(
     plug: str,
     redfish_uri: str,
     insecure: bool,
+    cipher: str | None,
     power_on: bool,
     output: str,
 ) -> None:
     """Adds the fence device of HOST. The device must answer now; nothing is switched.
 
     \b
-    Example:
+    Examples:
       ostler fence add h1 --agent redfish --address h1-bmc.example.org --plug 1 --user ostler --password-file h1.bmc
+      ostler fence add h2 --agent ipmi --address h2-bmc.example.org --user ostler --password-file h2.bmc
     """
-    options = {"plug": plug, "redfish_uri": redfish_uri, "insecure": "true" if insecure else ""}
+    options = {"plug": plug, "redfish_uri": redfish_uri, "insecure": "true" if insecure else "", "cipher": cipher or ""}
     request = pb.AddFenceDeviceRequest(
         host=host,
         agent=agent,

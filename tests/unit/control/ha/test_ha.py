@@ -12,7 +12,7 @@ from ostler_control.database import transaction
 from ostler_control.fleet import store
 from ostler_control.ha import devices, priorities
 from ostler_control.ha.fence import fence
-from ostler_control.ha.fence_agents import Action, Device, Power, parameters, power
+from ostler_control.ha.fence_agents import Action, Device, Power, arguments, parameters, power
 from ostler_control.ha.status import status
 from ostler_control.models import (
     Cluster,
@@ -316,6 +316,10 @@ def test_the_password_is_sealed_and_no_argument(site: Site, engine: Engine, bmc:
         (Device("redfish", "bmc", "u", {"plug": "1\naction=on"}), b"p", "INVALID_OPTION"),
         (Device("redfish", "bmc", "u", {"debug_file": "/etc/passwd"}), b"p", "UNKNOWN_OPTION"),
         (Device("ipmilan", "bmc", "u", {}), b"p", "UNKNOWN_FENCE_AGENT"),
+        (Device("ipmi", "bmc", "u", {"cipher": "0"}), b"p", "INVALID_OPTION"),
+        (Device("ipmi", "bmc", "u", {"plug": "1"}), b"p", "UNKNOWN_OPTION"),
+        (Device("ipmi", "bmc", "u" * 17, {}), b"p", "INVALID_USERNAME"),
+        (Device("ipmi", "bmc", "u", {}), b"p" * 21, "INVALID_PASSWORD"),
     ],
 )
 def test_no_value_becomes_another_parameter(device: Device, password: bytes, reason: str) -> None:
@@ -324,16 +328,34 @@ def test_no_value_becomes_another_parameter(device: Device, password: bytes, rea
     assert caught.value.reason == reason
 
 
+def test_ipmitool_reads_the_password_and_no_argument_has_it() -> None:
+    device, password = Device("ipmi", "[fd00::5]:6230", "ostler", {}), Secret(b"only on stdin")
+    said = arguments(device, Action.OFF)
+    assert said[-5:] == ["-f", "/proc/self/fd/0", "chassis", "power", "off"]
+    assert [said[said.index(flag) + 1] for flag in ("-C", "-L", "-H", "-p", "-U")] == [
+        *("17", "OPERATOR"),
+        *("fd00::5", "6230", "ostler"),
+    ]
+    assert parameters(device, password, Action.OFF).reveal() == b"only on stdin\n"
+    assert arguments(Device("redfish", "bmc", "ostler", {"plug": "1"}), Action.OFF) == []
+
+
 @pytest.mark.parametrize(
-    ("code", "said", "expected"),
+    ("agent", "code", "said", "expected"),
     [
-        (0, "Status: ON\n", Power.ON),
-        (2, "Status: OFF\n", Power.OFF),
-        (0, "Status: OFF\n", Power.UNKNOWN),
-        (1, "Status: OFF\n", Power.UNKNOWN),
-        (2, "", Power.UNKNOWN),
-        (2, "Status: ON\nStatus: OFF\n", Power.UNKNOWN),
+        ("redfish", 0, "Status: ON\n", Power.ON),
+        ("redfish", 2, "Status: OFF\n", Power.OFF),
+        ("redfish", 0, "Status: OFF\n", Power.UNKNOWN),
+        ("redfish", 1, "Status: OFF\n", Power.UNKNOWN),
+        ("redfish", 2, "", Power.UNKNOWN),
+        ("redfish", 2, "Status: ON\nStatus: OFF\n", Power.UNKNOWN),
+        ("redfish", 0, "Chassis Power is on\n", Power.UNKNOWN),
+        ("ipmi", 0, "Chassis Power is on\n", Power.ON),
+        ("ipmi", 0, "Chassis Power is off\n", Power.OFF),
+        ("ipmi", 1, "Chassis Power is off\n", Power.UNKNOWN),
+        ("ipmi", 0, "Chassis Power Control: Down/Off\n", Power.UNKNOWN),
+        ("ipmi", 0, "Chassis Power is on\nChassis Power is off\n", Power.UNKNOWN),
     ],
 )
-def test_a_status_counts_when_exit_code_and_text_agree(code: int, said: str, expected: Power) -> None:
-    assert power(code, said) is expected
+def test_a_status_counts_when_exit_code_and_text_agree(agent: str, code: int, said: str, expected: Power) -> None:
+    assert power(agent, code, said) is expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Event, Thread
 
 import pytest
@@ -18,7 +19,7 @@ from ostler_control.fleet.reconcile import HostView
 from ostler_control.ha import devices, facts, priorities
 from ostler_control.ha.ended import ended_vms
 from ostler_control.ha.fence import fence
-from ostler_control.ha.fence_agents import Power
+from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.ha.free import free_vms
 from ostler_control.models import (
     FenceState,
@@ -264,6 +265,10 @@ def test_two_that_free_a_host_at_once_do_it_once(site: Site, engine: Engine, mon
 def test_another_hosts_device_is_refused(site: Site, engine: Engine, bmc: FakeDevice) -> None:
     with pytest.raises(OstlerError) as caught:
         devices.create(site.host("h2"), new_device(), Power.ON, "root", site.keys)
+    assert caught.value.reason == "FENCE_DEVICE_TAKEN"
+    by_ipmi = replace(new_device(), device=Device("ipmi", "bmc.example.org", "ostler", {}))
+    with pytest.raises(OstlerError) as caught:  # it has no plug that would tell another machine
+        devices.create(site.host("h2"), by_ipmi, Power.ON, "root", site.keys)
     assert caught.value.reason == "FENCE_DEVICE_TAKEN"
     devices.delete(site.host("h1"), "root")
     with pytest.raises(OstlerError) as caught:
