@@ -17,7 +17,7 @@ def second_start(bench: Bench) -> None:
     spec = bench.start()
     first = bench.processes()
     bench.hypervisor.start(spec, bench.paths)
-    _require_none_but(bench, first, "the second start of a running VM")
+    require_none_but(bench, first, "the second start of a running VM")
 
 
 def nothing_left(bench: Bench) -> None:
@@ -26,7 +26,7 @@ def nothing_left(bench: Bench) -> None:
     processes_before, files_before = bench.processes(), bench.state_files()
     for _ in range(2):
         _live_and_die(bench)
-    _require_none_but(bench, processes_before, "a VM that was deleted")
+    require_none_but(bench, processes_before, "a VM that was deleted")
     left = sorted(bench.state_files() - files_before)
     require(not left, f"a VM that was deleted must leave no files in the driver's directory, but {', '.join(left[:3])}")
 
@@ -39,7 +39,7 @@ def failed_start(bench: Bench) -> None:
     failing = bench.spec(first, missing)
     with refused("a VM whose second disk's file does not exist"):
         bench.hypervisor.start(failing, bench.paths)
-    _require_none_but(bench, before, "a start that failed")
+    require_none_but(bench, before, "a start that failed")
     require(not bench.hypervisor.running(failing.vm_id), "the VM must not run")
     require(bench.hypervisor.using(first.volume_id) is None, "a VM that failed to start must use no volume")
     other = bench.start(bench.spec(first))
@@ -56,7 +56,7 @@ def second_disk(bench: Bench) -> None:
     with refused("starting a second VM with the second disk of a running VM", "DISK_IN_USE"):
         bench.hypervisor.start(second, bench.paths)
     require(not bench.hypervisor.running(second.vm_id), "the VM must not run")
-    _require_none_but(bench, before, "a start that was refused")
+    require_none_but(bench, before, "a start that was refused")
     require(bench.hypervisor.using(shared.volume_id) == first.vm_id, "`using` must return the first VM")
 
 
@@ -84,7 +84,7 @@ def _live_and_die(bench: Bench) -> None:
     bench.hypervisor.delete(spec.vm_id)
 
 
-def _require_none_but(bench: Bench, expected: frozenset[int], what: str) -> None:
+def require_none_but(bench: Bench, expected: frozenset[int], what: str) -> None:
     """Raises CheckFailedError if processes other than those expected exist; some may need a moment to exit."""
     try:
         wait_for(lambda: bench.processes() <= expected, "", SETTLE_TIMEOUT_S)
