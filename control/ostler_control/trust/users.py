@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
 from ostler_common.identity import Identity, Kind
-from peewee import IntegrityError
+from peewee import ColumnBase, IntegrityError
 
 from ostler_control import events
 from ostler_control.caller import Role
 from ostler_control.catalog.names import check_user_name
-from ostler_control.database import transaction
-from ostler_control.models import Account, Certificate, User, now
+from ostler_control.database import locked, transaction
+from ostler_control.models import Account, Certificate, User, now, tuples
 from ostler_control.trust import certificates
 from ostler_control.trust.authority import Authority
 
@@ -47,7 +47,7 @@ def issue(authority: Authority, user: User, csr_pem: bytes, actor: str, caller_s
 def revoke(user: User, actor: str) -> None:
     """Revokes every certificate of a user. Raises FailedPreconditionError LAST_ADMIN, NotFoundError USER_NOT_FOUND."""
     with transaction():
-        _lock(user)
+        _lock_with_admins(user)
         _keep_an_admin(user)
         count = certificates.revoke(identity(user))
         events.done("user.revoke", actor, user, f"{count} certificate(s) revoked")
@@ -56,7 +56,7 @@ def revoke(user: User, actor: str) -> None:
 def delete(user: User, actor: str) -> None:
     """Deletes a user and revokes their certificates. Raises FailedPreconditionError LAST_ADMIN, NotFoundError."""
     with transaction():
-        _lock(user)
+        _lock_with_admins(user)
         _keep_an_admin(user)
         certificates.revoke(identity(user))
         user.delete_instance()
@@ -68,17 +68,24 @@ def identity(user: User) -> Identity:
     return Identity(Kind.USER, user.id)
 
 
-def _lock(user: User) -> None:
-    """Keeps the user's row until the transaction ends, so that issuing and revoking take turns."""
-    if User.update(role=User.role).where(User.id == user.id).execute() != 1:
+def _lock(user: User, further: ColumnBase | None = None) -> None:
+    """Keeps the user's row until the transaction ends, so that issuing and revoking take turns. further: which others
+    as well; all in the same order, so that two who lock each other's do not wait for each other for ever."""
+    mine = User.id == user.id
+    rows = locked(User.select(User.id).where(mine if further is None else mine | further).order_by(User.id))
+    if (user.id,) not in tuples(rows, tuple[str]):
         raise NotFoundError(f"user {user.name} was deleted", "USER_NOT_FOUND", {"user": user.name})
 
 
+def _lock_with_admins(user: User) -> None:
+    """Two admins who revoke each other at the same moment must not both succeed."""
+    _lock(user, User.role == str(Role.ADMIN) if user.role == Role.ADMIN else None)
+
+
 def _keep_an_admin(user: User) -> None:
-    """Two admins who revoke each other at the same moment must not both succeed: the rows are locked first."""
+    """With the rows of all admins locked."""
     if user.role != Role.ADMIN:
         return
-    User.update(role=User.role).where(User.role == str(Role.ADMIN)).execute()
     good = Certificate.select(Certificate.name).where(
         Certificate.kind == str(Kind.USER), Certificate.revoke_time.is_null(), Certificate.expire_time > now()
     )
