@@ -18,6 +18,8 @@ from tests.lab.host import LOCAL, SHARED, wait_for
 pytestmark = pytest.mark.lab
 MINE = base64.b64encode(b"a passphrase that only I know")
 CONTENT = os.urandom(3 * MIB) + bytes(4 * MIB) + os.urandom(MIB)
+# What was in the hosts' caches before: they keep a deleted template until its space is needed.
+_earlier: set[Path] = set()
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, fleet: Fleet) -> Iterator[Pat
     (directory / "passphrase").write_bytes(MINE + b"\n")
     (directory / "wrong").write_text("not this one\n")
     (directory / "disk.img").write_bytes(CONTENT)
+    _earlier.update(path for cache in caches(fleet) for path in cache.iterdir())
     fleet.watch.passphrases["mine"] = MINE  # the search at the end finds it where it should not be
     ostler(fleet, "volume", "upload", directory / "disk.img", "brought", "--offering", "secret-data")
     with fleet.setting("luks.chosen.iter.time", "50"):
@@ -60,6 +63,12 @@ def opened(file: Path, layout: str = "qcow2") -> bytes:
     return content
 
 
+def caches(fleet: Fleet) -> list[Path]:
+    """The directories of the hosts' caches of templates."""
+    found = [host.outside("/var/lib/ostler/agent/templates") for host in fleet.lab.hosts]
+    return [path for path in found if path.is_dir()]
+
+
 def leftovers(fleet: Fleet) -> list[str]:
     """What is in the pools, in the control plane's directory and in the hosts' caches and belongs to nothing."""
     api = fleet.api
@@ -69,9 +78,9 @@ def leftovers(fleet: Fleet) -> list[str]:
     known |= {template.id for template in templates} | {template.sha256 for template in templates}
     places = [fleet.lab.hosts[0].outside(SHARED), fleet.lab.control.state_dir / "templates"]
     places += [host.outside(LOCAL) for host in fleet.lab.hosts]
-    places += [host.outside("/var/lib/ostler/agent/templates") for host in fleet.lab.hosts]
-    found = [path for place in places if place.is_dir() for path in place.iterdir() if path.is_file()]
-    return [str(path) for path in found if path.name not in known and not path.name.startswith(".")]
+    places += caches(fleet)
+    found = {path for place in places if place.is_dir() for path in place.iterdir() if path.is_file()} - _earlier
+    return [str(path) for path in sorted(found) if path.name not in known and not path.name.startswith(".")]
 
 
 def wait_until_clean(fleet: Fleet) -> None:
