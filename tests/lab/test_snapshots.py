@@ -115,15 +115,15 @@ def test_a_root_disk_goes_back_to_what_it_was_while_the_guest_ran(fleet: Fleet, 
     """Its file system was mounted when the snapshot was taken: it comes up as after a power cut."""
     root = fleet.root_volume(guest)
     with fleet.console(guest) as console:
-        console.run("mark kept-by-the-snapshot", "MARKED")
+        console.run("mark kept-by-the-root-snapshot", "MARKED")
         taken = take(fleet, root, "root-then")
         assert taken.online
-        console.run("mark written-since", "MARKED")
+        console.run("mark written-since-the-root-snapshot", "MARKED")
     fleet.do(fleet.stop(guest, force=True))
     fleet.do(revert(fleet, "root-then"))
     fleet.do(fleet.start(guest))
     with fleet.console(guest) as console:
         console.wait("tick 1", 90)
-        found = console.run("cat /marker; echo EN''D", r"(?s)(kept-by-the-snapshot.*)END")[1]
-        assert "written-since" not in found
+        found = console.run("cat /marker; echo EN''D", r"(?s)(kept-by-the-root-snapshot.*)END")[1]
+        assert "written-since-the-root-snapshot" not in found
     delete(fleet, "root-then")
