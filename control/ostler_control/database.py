@@ -182,7 +182,8 @@ def session() -> Iterator[None]:
 
 @contextlib.contextmanager
 def transaction(*, lasting: bool = True) -> Iterator[None]:
-    """All or nothing, in a session of its own if need be; inside another transaction a savepoint.
+    """All or nothing, in a session of its own if need be, on SQLite on the one connection that writes; inside another
+    transaction a savepoint.
 
     lasting False: only for what is seen again after a restart, such as what a host can do. On SQLite a power cut may
     undo it, with all that was committed after it and does not last either, and nothing waits for the disk. The

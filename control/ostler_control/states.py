@@ -167,6 +167,8 @@ class ImportPlanVmState(StrEnum):
         return self not in (ImportPlanVmState.WAITING, ImportPlanVmState.RUNNING)
 
 
+# For queries, too: `Vm.power_state.in_(OFF_POWER_STATES)`. No process of the hypervisor has the VM's disks open.
+OFF_POWER_STATES = (PowerState.STOPPED, PowerState.CRASHED, PowerState.ABSENT)
 # For queries: `Operation.state.in_(OVER_OPERATIONS)`.
 OVER_OPERATIONS = tuple(state for state in OperationState if state.is_over)
 UNFINISHED_OPERATIONS = tuple(state for state in OperationState if not state.is_over)

@@ -17,13 +17,12 @@ from functools import partial
 from ostler.agent.v1 import vm_pb2 as agent_pb2
 from ostler_common.errors import OstlerError
 
-from ostler_control.agents import Agents
+from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.power_states import power_state
 from ostler_control.database import session
-from ostler_control.hosts.rows import address_of
-from ostler_control.models import FenceState, HostFence, PowerState, Vm, VmState, tuples
+from ostler_control.models import FenceState, Host, HostFence, Vm, VmState, tuples
+from ostler_control.states import OFF_POWER_STATES
 
-OFF = (PowerState.STOPPED, PowerState.ABSENT, PowerState.CRASHED)
 # VMs, each with the time of the state in which its row was when its host was asked.
 Ended = frozenset[tuple[str, datetime.datetime]]
 
@@ -35,25 +34,25 @@ def ended_vms(agents: Agents, host_ids: Collection[str]) -> Ended:
     """The VMs that are recorded as running on these hosts, and as stopped by themselves, and that do not run there as
     their hosts say now. Hosts that were not heard since they were proved off are not asked."""
     heard = (HostFence.state == FenceState.OFF) & HostFence.heard
-    over = (Vm.state == VmState.RUNNING) & Vm.power_state.in_(OFF) & (Vm.operation_id == "")
-    query = Vm.select(Vm.host, Vm.id, Vm.state_time).join(HostFence, on=HostFence.host == Vm.host)
-    found: defaultdict[str, Ended] = defaultdict(frozenset)
+    over = (Vm.state == VmState.RUNNING) & Vm.power_state.in_(OFF_POWER_STATES) & (Vm.operation_id == "")
+    query = Vm.select(Host.id, Host.name, Host.address, Vm.id, Vm.state_time).join(Host, on=Vm.host)
+    query = query.join(HostFence, on=HostFence.host == Host.id)
+    found: defaultdict[HostAddress, Ended] = defaultdict(frozenset)
     with session():
-        query = query.where(Vm.host.in_(sorted(host_ids)), heard, over)
-        for host_id, vm_id, state_time in tuples(query, tuple[str, str, datetime.datetime]):
-            found[host_id] |= {(vm_id, state_time)}
+        query = query.where(Host.id.in_(sorted(host_ids)), ~Host.removed, heard, over)
+        for *host, vm_id, state_time in tuples(query, tuple[str, str, str, str, datetime.datetime]):
+            found[HostAddress(*host)] |= {(vm_id, state_time)}
     if not found:
         return frozenset()
     with ThreadPoolExecutor(min(_AT_ONCE, len(found)), thread_name_prefix="ha-ask") as pool:
         return frozenset().union(*pool.map(partial(_ended_on, agents), found, found.values()))
 
 
-def _ended_on(agents: Agents, host_id: str, recorded: Ended) -> Ended:
+def _ended_on(agents: Agents, host: HostAddress, recorded: Ended) -> Ended:
     """Those of these VMs that do not run on the host as it says now."""
     try:
-        host = address_of(host_id)
         answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), _ASK_S)
     except OstlerError:
         return frozenset()
-    perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF}
+    perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF_POWER_STATES}
     return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ostler_control import events
 from ostler_control.database import locked, transaction
 from ostler_control.ha import priorities
-from ostler_control.ha.ended import OFF, Ended
+from ostler_control.ha.ended import Ended
 from ostler_control.models import (
     FenceState,
     Host,
@@ -24,6 +24,7 @@ from ostler_control.models import (
     now,
 )
 from ostler_control.scheduling import capacity
+from ostler_control.states import OFF_POWER_STATES
 from ostler_control.vms.rows import set_state
 
 
@@ -41,7 +42,7 @@ def free_vms(host_id: str, ended: Ended = frozenset()) -> int:
             return 0
         heard = fence.heard
         query = Vm.select().where(Vm.host == host.id, Vm.operation_id == "", Vm.state == VmState.RUNNING)
-        query = query.where(Vm.power_state.in_(OFF)) if heard else query
+        query = query.where(Vm.power_state.in_(OFF_POWER_STATES)) if heard else query
         # Locked: the operation that fences and the monitor are here at once, and a VM may be running elsewhere by now.
         vms = [vm for vm in locked(query.order_by(Vm.id)) if not heard or (vm.id, vm.state_time) in ended]
         found = priorities.of_vms([vm.id for vm in vms])

@@ -80,7 +80,13 @@ class Monitor(Periodic):
             with transaction():
                 host = Host.get_by_id(host_id)
                 events.record(
-                    "host.fence.limit", events.Outcome.NOTICED, SYSTEM, "host", host.id, host.name, _limited(host.name)
+                    "host.fence.limit",
+                    events.Outcome.NOTICED,
+                    SYSTEM,
+                    "host",
+                    host.id,
+                    host.name,
+                    _why_limited(host.name),
                 )
         self._limited = limited
 
@@ -94,7 +100,7 @@ class Monitor(Periodic):
             give_back(host_id)
 
 
-def _limited(host_name: str) -> str:
+def _why_limited(host_name: str) -> str:
     return (
         f"host {host_name} is silent and is not fenced: its cluster has had as many fencings in the last hour as "
         "ha.fence.limit allows; look at its hosts, then raise the limit or run ostler host declare-dead, or wait"

@@ -14,9 +14,9 @@ from ostler.types.v1 import vm_pb2
 from ostler_control.agents.looks import Look, look
 from ostler_control.agents.power_states import power_state
 from ostler_control.database import joined, session
-from ostler_control.models import PowerState, VmAbsence, now, tuples
+from ostler_control.models import VmAbsence, now, tuples
+from ostler_control.states import OFF_POWER_STATES
 
-_OFF = frozenset({PowerState.STOPPED, PowerState.CRASHED, PowerState.ABSENT})
 # A host whose stream is dead counts as heard for less than a minute.
 _KEPT = datetime.timedelta(days=1)
 
@@ -24,7 +24,7 @@ _KEPT = datetime.timedelta(days=1)
 def record(vm_id: str, host_id: str, answer: vm_pb2.VmInfo) -> None:
     """Records a host's answer about a VM if it is that the VM does not run there: within the caller's transaction, if
     it has one."""
-    if power_state(answer.power_state) in _OFF:
+    if power_state(answer.power_state) in OFF_POWER_STATES:
         record_look(vm_id, host_id, look(answer))
 
 

@@ -1,4 +1,4 @@
-"""Runs operations: each in a thread of its own, from its first step or after the last one that an earlier attempt has
+"""Runs operations in threads (`starter`): each from its first step or after the last one that an earlier attempt has
 finished (`journal`). What is to run, and whose it is, is in the database.
 """
 

@@ -20,7 +20,7 @@ from ostler_control.database import session, transaction
 from ostler_control.hosts.rows import address
 from ostler_control.models import Backup, BackupBoot, Operation, Vm, VmState, Volume
 from ostler_control.operations import Run, read_inputs, record_operation, workflow
-from ostler_control.states import PowerState
+from ostler_control.states import OFF_POWER_STATES
 from ostler_control.vm_backups import children
 from ostler_control.vm_backups.restore_vm import NewVmRestore, VmRestoreInputs, record_restore
 from ostler_control.vm_backups.rows import load, lock_ready
@@ -36,7 +36,6 @@ _LOG_LINES, _LOG_DEADLINE_S, _MAX_LOG_BYTES = 200, 15.0, 1 << 20
 _PAUSE_S = 2.0
 _TRIES = 3
 _SHOWN = 200
-_OFF = (PowerState.STOPPED, PowerState.CRASHED, PowerState.ABSENT)
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _wait(run: Run, vm_id: str, inputs: BootInputs) -> tuple[str, str]:
         run.check()
         with session():
             vm = Vm.get_by_id(vm_id)
-        if vm.state in (VmState.RUNNING, VmState.STOPPED) and vm.power_state in _OFF:
+        if vm.state in (VmState.RUNNING, VmState.STOPPED) and vm.power_state in OFF_POWER_STATES:
             return "", "the VM stopped by itself"
         try:
             guest.guest_info(run.agents, vm)

@@ -23,7 +23,7 @@ from ostler_control.operations import Run, launch, lock_row, periodic, record_op
 from ostler_control.vms import firmware_states
 
 _VERB = "vm.keep-firmware-state"
-_OFF = (PowerState.STOPPED, PowerState.CRASHED)
+_ENDED = (PowerState.STOPPED, PowerState.CRASHED)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _ended() -> list[Vm]:
         Vm.select(Vm, Host)
         .join(Host, on=Vm.host)
         .where(
-            (Vm.state == VmState.RUNNING) & Vm.power_state.in_(_OFF) & (Vm.operation_id == ""),
+            (Vm.state == VmState.RUNNING) & Vm.power_state.in_(_ENDED) & (Vm.operation_id == ""),
             Vm.firmware.in_(UEFI) | fn.EXISTS(with_tpm),
         )
     )

@@ -44,7 +44,7 @@ def keep(vm_id: str, machine: str) -> None:
     if not 0 < len(machine) <= MAX_LENGTH:
         return
     with joined():
-        VmMachine.insert(VmMachine(vm=vm_id, machine=machine).__data__).on_conflict_ignore().execute()
+        VmMachine.insert(vm=vm_id, machine=machine).on_conflict_ignore().execute()
 
 
 def copy(source: Vm, target: Vm) -> None:

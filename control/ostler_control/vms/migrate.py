@@ -27,6 +27,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Host, Operation, Pool, PowerState, Vm, VmState, Volume
 from ostler_control.operations import Json, Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
+from ostler_control.states import OFF_POWER_STATES
 from ostler_control.userdata import vm_user_data
 from ostler_control.vms import firmware_states, isos, wire
 from ostler_control.vms.find import migration_demand
@@ -67,7 +68,7 @@ def migrate(
     check_not_elsewhere(vm)
     source = running_host(vm)
     rules.need(Function.LIVE_MIGRATION, source)
-    if vm.power_state in (PowerState.STOPPED, PowerState.CRASHED, PowerState.ABSENT):
+    if vm.power_state in OFF_POWER_STATES:
         raise wrong_state(vm, "running")
     volumes = disks_of(vm.id)
     what = matrix.Operation.MIGRATE_VM_WITH_STORAGE if with_storage else matrix.Operation.MIGRATE_VM
