@@ -168,7 +168,13 @@ class Starter:
         """One thread's life."""
         turn: Turn | None = first
         while turn is not None:
-            self._carry_out(turn)
+            try:
+                self._carry_out(turn)
+            except BaseException:  # such as a log that cannot be written: the turn must not stay taken
+                with self._lock:
+                    self._end(turn)
+                self._start_due()
+                raise
             turn = self._another_after(turn)
 
     def _carry_out(self, turn: Turn) -> None:

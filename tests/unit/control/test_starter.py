@@ -147,6 +147,21 @@ def test_one_that_fails_or_runs_elsewhere_takes_no_place(started: Started, start
     assert not starter.knows("e0")
 
 
+def test_one_whose_failure_cannot_be_logged_takes_no_place(
+    started: Started, starter: Starter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module.log, "exception", full)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    started.broken = {str(number) for number in range(LIMIT)}
+    for number in range(LIMIT + 1):
+        starter.put(str(number), "vm.create")
+    wait_until(lambda: started.running() == {str(LIMIT)})
+    assert not any(starter.knows(operation_id) for operation_id in started.broken)
+
+
 def test_a_thread_whose_operation_has_ended_runs_the_next(started: Started, starter: Starter) -> None:
     threads = set[threading.Thread]()
     for number in range(5):
