@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from sqlite3 import Connection
+from sqlite3 import Connection, ProgrammingError
 
 from peewee import SqliteDatabase
 
@@ -46,6 +46,8 @@ class OneWriter:
                     self._drop()
                 raise
             finally:
+                if _is_spoilt(self._connection):
+                    self._drop()
                 state.reset()
                 if before is not None:
                     state.set_connection(before)
@@ -56,6 +58,14 @@ class OneWriter:
             self._drop()
 
     def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _is_spoilt(connection: Connection | None) -> bool:
+    """Whether nobody can begin a transaction on it: somebody has closed it, or has left one open."""
+    try:
+        return connection is not None and connection.in_transaction
+    except ProgrammingError:
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import peewee
@@ -46,6 +47,25 @@ def test_after_a_failure_of_the_database_another_connection_writes(sqlite_databa
         assert db.connection() is kept
         Zone.create(name="z")
     assert Zone.select().count() == 1
+
+
+@pytest.mark.parametrize("spoil", ["close", "begin"])
+def test_a_connection_on_which_nobody_can_begin_is_replaced(sqlite_database: str, spoil: str) -> None:
+    with database.transaction():
+        connection = db.connection()
+    if spoil == "close":
+        connection.close()
+    else:
+        connection.execute("BEGIN")
+    with pytest.raises((peewee.DatabaseError, sqlite3.ProgrammingError)):
+        _create_zone("refused")
+    _create_zone("z")
+    assert [zone.name for zone in Zone.select()] == ["z"]
+
+
+def _create_zone(name: str) -> None:
+    with database.transaction():
+        Zone.create(name=name)
 
 
 def _connection_that_fails_with(error: Exception) -> object:
