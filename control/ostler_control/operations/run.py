@@ -85,6 +85,11 @@ class Run:
         assert self._in_step
         self._writes.append(write)
 
+    def write_rows(self) -> None:
+        """Has the rows of the last step written now. Raises what keeps them from it, while the undo steps can run."""
+        if self.journal.writes:
+            wait_out(lambda: self._check(cancellable=False), self.interrupts.sleep)
+
     def always(self, name: str, body: Callable[[], T]) -> T:
         """A step that runs even when a cancel was requested: one that undoes something, or comes after the point of no
         return."""
@@ -284,7 +289,8 @@ class Undo:
         self._steps.append((name, body))
 
     def clear(self) -> None:
-        """Forgets the undo steps: the work so far is to stay."""
+        """Forgets the undo steps: the work so far is to stay, with its rows."""
+        self._run.write_rows()
         self._steps.clear()
 
     def failed(self, *names: str) -> bool:

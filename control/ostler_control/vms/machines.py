@@ -41,7 +41,7 @@ def at_start_of(operation_id: str, vm_id: str) -> str:
 
 def keep(vm_id: str, machine: str) -> None:
     """Records the machine type that a VM has started with, unless it keeps one already."""
-    if not 0 < len(machine) <= MAX_LENGTH:
+    if not 0 < len(machine) <= MAX_LENGTH or not machine.isprintable():  # a host's own words
         return
     with joined():
         VmMachine.insert(vm=vm_id, machine=machine).on_conflict_ignore().execute()

@@ -123,6 +123,21 @@ def test_a_bug_in_the_rows_of_a_step_undoes_it(engine: Engine) -> None:
     assert "RuntimeError" in row.error
 
 
+def test_so_does_one_in_rows_that_are_to_stay(engine: Engine) -> None:
+    done: list[str] = []
+
+    @body
+    def _(run: Run) -> None:
+        with run.undoing() as undo:
+            undo.push("undo", lambda: done.append("undone"))
+            run.step("one", lambda: run.defer_write(lambda: break_down(run.resource_id)))
+            undo.clear()
+
+    operation = started(engine, new_volume())
+    assert (ended(engine, operation).state, done) == ("failed", ["undone"])
+    assert size_of(operation.resource_id) == 1 << 20
+
+
 @pytest.mark.parametrize("further", [False, True])
 def test_so_does_a_bug_in_the_rows_of_the_last_step_of_a_block(engine: Engine, further: bool) -> None:
     """further: another step comes after the block."""
