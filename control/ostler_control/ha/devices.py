@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from ostler_common.address import split_address
 from ostler_common.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError, OstlerError
 from ostler_common.secret import Secret
 from peewee import IntegrityError
@@ -12,7 +13,7 @@ from peewee import IntegrityError
 from ostler_control import events
 from ostler_control.database import session, transaction
 from ostler_control.ha import run_agent
-from ostler_control.ha.fence_agents import PLUG, Device, Power, check
+from ostler_control.ha.fence_agents import AGENTS, PLUG, Device, Power, check
 from ostler_control.hosts.rows import is_up
 from ostler_control.keys import Keyring
 from ostler_control.keys.passphrases import delete_passphrase
@@ -74,8 +75,10 @@ def create(host: Host, new: NewDevice, power: Power, actor: str, keys: Keyring) 
 
 
 def _check_not_taken(host: Host, device: Device) -> None:
-    same = (FenceDevice.address == device.address) & (FenceDevice.host != host.id)
-    for other in FenceDevice.select().where(same):
+    where = _where(device.agent, device.address)
+    for other in FenceDevice.select().where(FenceDevice.host != host.id):
+        if _where(other.agent, other.address) != where:
+            continue
         plugs = {json.loads(other.options).get(PLUG), device.options.get(PLUG)}
         if len(plugs) == 1 or None in plugs:  # without a plug the address alone says which machine it is
             raise AlreadyExistsError(
@@ -83,6 +86,13 @@ def _check_not_taken(host: Host, device: Device) -> None:
                 "FENCE_DEVICE_TAKEN",
                 {"host": other.name},
             )
+
+
+def _where(agent: str, address: str) -> tuple[str, int]:
+    """Host and port, which may be written in several ways; 0 for the protocol's own port: one BMC may speak several."""
+    default_port = AGENTS[agent].default_port
+    host, port = split_address(address, "address", default_port)
+    return host.lower(), 0 if port == default_port else port
 
 
 def of_host(host: Host) -> FenceDevice:

@@ -270,6 +270,12 @@ def test_another_hosts_device_is_refused(site: Site, engine: Engine, bmc: FakeDe
     with pytest.raises(OstlerError) as caught:  # it has no plug that would tell another machine
         devices.create(site.host("h2"), by_ipmi, Power.ON, "root", site.keys)
     assert caught.value.reason == "FENCE_DEVICE_TAKEN"
+    for address in ("BMC.example.org:623", "bmc.example.org:443"):  # the same in other words
+        agent = "ipmi" if address.endswith(":623") else "redfish"
+        same = replace(new_device(), device=replace(new_device().device, agent=agent, address=address))
+        with pytest.raises(OstlerError) as caught:
+            devices.create(site.host("h2"), same, Power.ON, "root", site.keys)
+        assert caught.value.reason == "FENCE_DEVICE_TAKEN"
     devices.delete(site.host("h1"), "root")
     with pytest.raises(OstlerError) as caught:
         devices.create(site.host("h2"), new_device(), Power.OFF, "root", site.keys)
