@@ -78,7 +78,9 @@ class Monitor(Periodic):
         limited = frozenset(decision.host_id for decision in decisions if decision.hold is Hold.RATE_LIMIT)
         for host_id in sorted(limited - self._limited):
             with transaction():
-                host = Host.get_by_id(host_id)
+                host = Host.get_or_none(Host.id == host_id)
+                if host is None:  # it was removed just now
+                    continue
                 events.record(
                     "host.fence.limit",
                     events.Outcome.NOTICED,

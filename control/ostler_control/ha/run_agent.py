@@ -13,7 +13,7 @@ from pathlib import Path
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 from ostler_common.secret import Secret
 
-from ostler_control.ha.fence_agents import AGENTS, Action, Device, Power, arguments, parameters, power
+from ostler_control.ha.fence_agents import AGENTS, Action, Device, Power, arguments, check, parameters, power
 
 TIMEOUT_S = 90.0
 # How long a device may take to switch, if its agent does not wait for that itself, and how often it is asked.
@@ -44,14 +44,26 @@ def switch(device: Device, password: Secret, action: Action) -> None:
     Raises UnavailableError FENCE_FAILED, FailedPreconditionError FENCE_AGENT_MISSING, InvalidArgumentError.
     """
     wanted = Power(action.value)
-    waits = AGENTS[device.agent].waits
+    waits = check(device, password).waits
     if not waits and ask_power(device, password) is wanted:
         return  # a device may refuse to switch off what is off
     code, out, err = _run(device, password, action)
     if code != 0:
         raise _failed(device, password, action, out, err)
+    if not waits:
+        _wait_for(device, password, action, wanted)
+
+
+def _wait_for(device: Device, password: Secret, action: Action, wanted: Power) -> None:
+    """Returns once the device says so; it may be too busy with the switch to answer at first."""
     end_s = time.monotonic() + _SWITCH_S
-    while not waits and ask_power(device, password) is not wanted:
+    while True:
+        try:
+            if ask_power(device, password) is wanted:
+                return
+        except UnavailableError:
+            if time.monotonic() > end_s:
+                raise
         if time.monotonic() > end_s:
             raise _failed(device, password, action, f"its host is not {wanted} after {_SWITCH_S:g} s", "")
         time.sleep(_ASK_EVERY_S)

@@ -52,9 +52,13 @@ class Resets:
         vm_id = domain.UUIDString()
         self._wait_for_firmware(domain, self._last.get(vm_id))
         domain.reset()
+        try:
+            run, cpu_ns = domain.ID(), _cpu_ns(domain)
+        except libvirt.libvirtError:
+            return  # it has ended since; it was reset
         now_s = self._clock()
         recent = {key: one for key, one in self._last.copy().items() if one.time_s > now_s - _MAX_WAIT_S}
-        self._last = {**recent, vm_id: _Reset(domain.ID(), _cpu_ns(domain), now_s)}
+        self._last = {**recent, vm_id: _Reset(run, cpu_ns, now_s)}
 
     def _wait_for_firmware(self, domain: Domain, last: _Reset | None) -> None:
         begin_ns = last.cpu_ns if last is not None and last.run == domain.ID() else 0
