@@ -219,7 +219,7 @@ class Engine:
             if not run.journal.writes:
                 raise
             error = bug(f"recording the end of operation {run.id}", failure)
-            run.journal.lose_rows()
+            run.journal.fail_step(error)
             run.undo_lost(error)
             finished = wait_out(finish, self.interrupts.sleep)
         if not finished:

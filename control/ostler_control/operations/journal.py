@@ -10,14 +10,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ostler_common.errors import InternalError
+from ostler_common.errors import InternalError, OstlerError
 
 from ostler_control.database import is_sqlite, session, transaction
 from ostler_control.models import Operation, OperationStep, db, tuples
 from ostler_control.operations import old_journal
-from ostler_control.operations.records import Json, attempt_and_cancel, attempt_and_cancel_or_none, write_all
+from ostler_control.operations.records import (
+    Json,
+    attempt_and_cancel,
+    attempt_and_cancel_or_none,
+    error_json,
+    write_all,
+)
 from ostler_control.outage import outage
 from ostler_control.prepared import Prepared
 
@@ -51,6 +57,8 @@ class Journal:
         self.writes: Sequence[Write] = ()
         # Whether a bug has kept some from being written.
         self.rows_lost = False
+        # Whether a bug has kept a step from being written: the record ends with that step, as a failed one.
+        self._ended = False
 
     def recorded(self, name: str) -> dict[str, Json] | None:
         """The outcome that an earlier attempt has recorded of the step that comes next; None when the step is to run.
@@ -75,6 +83,8 @@ class Journal:
     def finished(self, name: str, outcome: dict[str, Json], writes: Sequence[Write] = ()) -> None:
         """Keeps the outcome of the step that comes next, to be written by `look`, with its rows. TypeError when it is
         not JSON."""
+        if self._ended:  # a later attempt runs these again: to it they come after another step
+            return
         self._unwritten = Step(self._next, name, json.dumps(outcome, ensure_ascii=False))
         self.writes = writes
         self._next += 1
@@ -87,7 +97,8 @@ class Journal:
                 found = _record(self._id, self._attempt, self._unwritten, self.writes)
             except Exception as error:
                 if outage(error) is None:
-                    self.lose_rows()
+                    what = f"recording step {self._unwritten.name} of operation {self._id} failed by a bug"
+                    self.fail_step(InternalError(f"{what} ({type(error).__name__})", "INTERNAL"))
                 raise
             self._unwritten, self.writes = None, ()
             return found
@@ -95,10 +106,14 @@ class Journal:
             return self._attempt, self._cancel
         return attempt_and_cancel(self._id)
 
-    def lose_rows(self) -> None:
-        """After a bug in writing them, so that the undo steps are not kept from running by the same one."""
+    def fail_step(self, error: OstlerError) -> None:
+        """After a bug in recording the last step: it has failed, without its rows, so that the undo steps are not kept
+        from running by the same bug, neither now nor in a later attempt."""
         self.rows_lost = self.rows_lost or bool(self.writes)
-        self.writes = ()
+        self.writes, self._ended = (), True
+        if self._unwritten is not None:
+            outcome = json.dumps({"error": error_json(error)}, ensure_ascii=False)
+            self._unwritten = replace(self._unwritten, outcome=outcome)
 
 
 def read(operation_id: str) -> list[Step]:

@@ -11,7 +11,7 @@ import pytest
 from ostler_common.errors import FailedPreconditionError
 from ostler_control.database import session
 from ostler_control.models import Operation, Volume
-from ostler_control.operations import Engine, Run, records
+from ostler_control.operations import Engine, Run, journal, records
 from ostler_control.operations.journal import Journal
 
 from tests.fakes.working_agent import wait_until
@@ -203,3 +203,64 @@ def test_a_process_that_stops_before_they_are_written_leaves_them_to_the_next(
     assert ended(first, operation).attempt == 2
     first.stop()
     assert size_of(operation.resource_id) == (1 << 20) + 1, "the first attempt wrote nothing"
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_a_process_that_stops_while_lost_rows_are_undone_leaves_that_to_the_next(
+    sqlite_database: str, tmp_path: Path, further: bool
+) -> None:
+    """further: another step comes after the one whose rows are lost."""
+    volume, stands, go_on, done = new_volume(), threading.Event(), threading.Event(), list[str]()
+
+    @body
+    def _(run: Run) -> None:
+        def undo_one() -> None:
+            done.append(f"undone by {run.attempt}")
+            if run.attempt == 1:
+                stands.set()
+                go_on.wait(20)
+
+        with run.undoing() as outer:
+            outer.push("undo-zero", lambda: done.append(f"left by {run.attempt}"))
+            run.step("zero", lambda: None)
+            with run.undoing() as undo:
+                undo.push("undo-one", undo_one)
+                run.step("one", lambda: run.defer_write(lambda: break_down(run.resource_id)))
+            if further:
+                outer.push("undo-two", lambda: done.append(f"two by {run.attempt}"))
+                run.step("two", lambda: None)
+
+    first = new_engine(tmp_path)
+    first.start()
+    operation = started(first, volume)
+    assert stands.wait(20)
+    overtaking = threading.Thread(target=first.run, args=(operation.id,))
+    overtaking.start()
+    overtaking.join(20)
+    go_on.set()
+    row = ended(first, operation)
+    assert (row.state, row.attempt) == ("failed", 2)
+    assert "recording" in row.error
+    assert "another release" not in row.error
+    assert [one for one in done if one.endswith("2")] == ["undone by 2", "left by 2"]
+    assert [step.number for step in journal.read(operation.id)] == [*range(len(names(operation)))], "no gap"
+    assert names(operation)[:2] == ["zero", "one"]
+    first.stop()
+    assert size_of(operation.resource_id) == 1 << 20
+
+
+def test_an_outcome_that_cannot_be_recorded_leaves_no_gap(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = entered()
+    steps = Journal(operation)
+    steps.finished("one", {"value": 1})
+    with monkeypatch.context() as broken:
+        broken.setattr(journal, "_record", lambda *_: break_down(operation.resource_id))
+        with pytest.raises(RuntimeError):
+            steps.look()
+    steps.finished("two", {"value": 2})
+    assert steps.look() == (1, False)
+    steps.finished("undo", {"value": None})
+    assert steps.look() == (1, False)
+    assert [(step.number, step.name, "error" in step.outcome) for step in journal.read(operation.id)] == [
+        (0, "one", True)
+    ]
