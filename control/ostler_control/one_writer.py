@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from sqlite3 import Connection, ProgrammingError
 
-from peewee import SqliteDatabase
+from peewee import SqliteDatabase, __exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
 
 from ostler_control.outage import outage
 
@@ -36,8 +36,7 @@ class OneWriter:
         before = None if state.closed else state.conn
         with self._lock:
             if self._connection is None:
-                # Not from the pool, which would give it to readers.
-                self._connection = SqliteDatabase._connect(self._database)  # type: ignore[attr-defined]
+                self._connection = self._connect()
             state.set_connection(self._connection)
             try:
                 yield
@@ -56,6 +55,12 @@ class OneWriter:
         """Closes the connection."""
         with self._lock:
             self._drop()
+
+    def _connect(self) -> Connection:
+        # Not from the pool, which would give it to readers; so its errors are the driver's, which nobody else knows.
+        with __exception_wrapper__:
+            opened: Connection = SqliteDatabase._connect(self._database)  # type: ignore[attr-defined]
+            return opened
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import peewee
 import pytest
 from ostler_control import database
 from ostler_control.models import Zone, db
+from ostler_control.outage import outage
 
 
 def test_one_connection_writes_for_all_threads_and_others_read(sqlite_database: str) -> None:
@@ -47,6 +49,18 @@ def test_after_a_failure_of_the_database_another_connection_writes(sqlite_databa
         assert db.connection() is kept
         Zone.create(name="z")
     assert Zone.select().count() == 1
+
+
+def test_that_it_cannot_be_opened_is_an_outage(sqlite_database: str) -> None:
+    """As when the directory is not mounted: operations wait for that, and callers are told to."""
+    _connection_that_fails_with(peewee.OperationalError("disk I/O error"))
+    directory = Path(db.database).parent
+    away = directory.rename(f"{directory}-away")
+    with pytest.raises(peewee.OperationalError) as refused:
+        _create_zone("refused")
+    away.rename(directory)
+    assert outage(refused.value) is not None
+    _create_zone("z")
 
 
 @pytest.mark.parametrize("spoil", ["close", "begin"])
