@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ostler_control.states import FenceState, HostState
@@ -44,13 +44,14 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Rules:
-    """A cluster's settings. delay_s: how long a host is silent before it is fenced; limit: fencings an hour; recent:
-    how many there were in the last hour, as `facts.rules` counts them."""
+    """A cluster's settings. delay_s: how long a host is silent before it is fenced; limit: how many hosts are fenced in
+    an hour, and how often each; recent: by host that was tried in the last hour how often it was, as `facts.rules`
+    counts it."""
 
     enabled: bool
     delay_s: float
     limit: int
-    recent: int = 0
+    recent: Mapping[str, int] = field(default_factory=dict)
 
 
 class Hold(StrEnum):
@@ -95,7 +96,7 @@ def decide(hosts: Iterable[HostFacts], rules: Mapping[str, Rules]) -> list[Decis
             continue
         rule = rules[host.cluster_id]
         hold = _hold(host, rule, crowded, started[host.cluster_id])
-        if hold is None:
+        if hold is None and host.id not in rule.recent:
             started[host.cluster_id] += 1
         decisions.append(Decision(host.id, hold, hold is None and _by_lease(host)))
     return decisions
@@ -150,6 +151,11 @@ def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -
         return Hold.WAITING
     if host.attempts and host.failed_s < retry_s(host.attempts):
         return Hold.RETRY_LATER
-    if rule.recent + started >= rule.limit:
-        return Hold.RATE_LIMIT
-    return None
+    return Hold.RATE_LIMIT if _is_limited(host, rule, started) else None
+
+
+def _is_limited(host: HostFacts, rule: Rules, started: int) -> bool:
+    """A host that falls silent again and again takes one place of its cluster's limit, and no place of the others."""
+    if host.id in rule.recent:
+        return rule.recent[host.id] >= rule.limit
+    return len(rule.recent) + started >= rule.limit

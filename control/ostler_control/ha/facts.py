@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -89,17 +89,17 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
 
 
 def rules() -> dict[str, Rules]:
-    """The settings of every cluster, and how many fencings there were in it lately without an admin: each by which a
-    host was proved off, however often one host falls silent. Attempts that failed count once for each host, so that a
-    dead device does not use up what the others may need."""
+    """The settings of every cluster, and which of its hosts were fenced lately without an admin, and how often. An
+    attempt that failed takes a place of its cluster's limit, and none of its host's: by then its device may answer, or
+    its lease."""
     proved = Case(None, ((Operation.state.not_in((OperationState.FAILED, OperationState.CANCELLED)), 1),))
-    recent = Operation.select(Host.cluster, fn.COUNT(proved)).join(Host, on=(Host.id == Operation.resource_id))
+    recent = Operation.select(Host.cluster, Host.id, fn.COUNT(proved)).join(Host, on=(Host.id == Operation.resource_id))
     recent = recent.where(
         Operation.verb == FENCE_VERB, Operation.user == SYSTEM, Operation.create_time > now() - _WINDOW
     )
-    counts: Counter[str] = Counter()
-    for cluster_id, fencings in tuples(recent.group_by(Host.cluster, Host.id), tuple[str, int]):
-        counts[cluster_id] += max(fencings, 1)
+    counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for cluster_id, host_id, fencings in tuples(recent.group_by(Host.cluster, Host.id), tuple[str, str, int]):
+        counts[cluster_id][host_id] = fencings
     enabled, delays, limits = (
         settings.ha.ENABLE.by_cluster(),
         settings.ha.FENCE_DELAY.by_cluster(),

@@ -104,8 +104,9 @@ class Monitor(Periodic):
 
 def _why_limited(host_name: str) -> str:
     return (
-        f"host {host_name} is silent and is not fenced: its cluster has had as many fencings in the last hour as "
-        "ha.fence.limit allows; look at its hosts, then raise the limit or run ostler host declare-dead, or wait"
+        f"host {host_name} is silent and is not fenced: in the last hour it was fenced as often as ha.fence.limit "
+        "allows, or as many other hosts of its cluster were; look at the hosts, then raise the limit or run "
+        "ostler host declare-dead, or wait"
     )
 
 

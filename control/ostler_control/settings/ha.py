@@ -42,7 +42,7 @@ FENCE_LIMIT = Setting(
     "ha.fence.limit",
     integer(1, 100, "fencings"),
     "3",
-    "How many fencings a cluster has in an hour without an admin.",
+    "How many hosts of a cluster are fenced in an hour without an admin, and how often each of them.",
     PER_CLUSTER,
 )
 RESERVE_HOSTS = Setting(

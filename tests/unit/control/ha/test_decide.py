@@ -42,7 +42,11 @@ def test_a_host_that_is_silent_long_enough_is_fenced() -> None:
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=59), RULES["c"], Hold.RETRY_LATER),
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=61), RULES["c"], None),
         (DEAD, Rules(False, 60, 3), Hold.DISABLED),
-        (DEAD, Rules(True, 60, 3, recent=3), Hold.RATE_LIMIT),
+        (DEAD, Rules(True, 60, 3, recent={"x": 1, "y": 0, "z": 1}), Hold.RATE_LIMIT),
+        (DEAD, Rules(True, 60, 3, recent={"h0": 3}), Hold.RATE_LIMIT),
+        (DEAD, Rules(True, 60, 3, recent={"x": 9, "y": 9}), None),
+        (DEAD, Rules(True, 60, 3, recent={"h0": 2, "y": 9, "z": 9}), None),
+        (DEAD, Rules(True, 60, 1, recent={"h0": 0}), None),
     ],
 )
 def test_a_silent_host_is_not_fenced_for_a_reason(host: HostFacts, rules: Rules, hold: Hold | None) -> None:
@@ -107,11 +111,17 @@ HOSTS = st.builds(
 )
 
 
-@given(st.lists(HOSTS, max_size=12, unique_by=lambda host: host.id), st.integers(1, 3), st.integers(0, 3))
+@given(
+    st.lists(HOSTS, max_size=12, unique_by=lambda host: host.id),
+    st.integers(1, 3),
+    st.lists(st.integers(0, 4), max_size=12),
+    st.integers(0, 3),
+)
 def test_for_every_fleet_what_is_fenced_is_silent_known_and_few(
-    hosts: list[HostFacts], limit: int, recent: int
+    hosts: list[HostFacts], limit: int, counts: list[int], removed: int
 ) -> None:
-    rules = {name: Rules(True, 60, limit, recent) for name in ("c", "d")}
+    tried = {host.id: count for host, count in zip(hosts, counts, strict=False)} | dict.fromkeys("xyz"[:removed], 1)
+    rules = {name: Rules(True, 60, limit, tried) for name in ("c", "d")}
     decisions = decide(hosts, rules)
     by_id = {host.id: host for host in hosts}
     fenced = [by_id[one.host_id] for one in decisions if one.fence]
@@ -127,7 +137,8 @@ def test_for_every_fleet_what_is_fenced_is_silent_known_and_few(
         counted = [mate for mate in mates if mate.in_service and mate.fence is not FenceState.OFF]
         assert 2 * sum(mate.state is not HostState.UP for mate in counted) <= len(counted)
     for name in ("c", "d"):
-        assert len([host for host in fenced if host.cluster_id == name]) + recent <= max(limit, recent)
+        assert len({host.id for host in fenced if host.cluster_id == name} | set(tried)) <= max(limit, len(tried))
+    assert all(tried.get(host.id, 0) < limit for host in fenced)
 
 
 @given(st.lists(HOSTS, max_size=10, unique_by=lambda host: host.id))

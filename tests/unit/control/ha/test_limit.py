@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from ostler_control import settings, vms
 from ostler_control.fleet import store
-from ostler_control.ha import facts
+from ostler_control.ha import devices, facts
 from ostler_control.ha.fence import fence
+from ostler_control.ha.fence_agents import Power
 from ostler_control.ha.status import status
 from ostler_control.models import Cluster, Event, Host, HostFence, HostState, Operation, VmState, now
 from ostler_control.operations import Engine
@@ -16,7 +19,18 @@ from ostler_control.operations import Engine
 from tests.fakes.fence import FakeDevice
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
-from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, refused, vm
+from tests.unit.control.ha.place import (
+    DEVICE,
+    OK,
+    ON_BOTH,
+    Clock,
+    die,
+    finish_all,
+    host_of,
+    new_device,
+    refused,
+    vm,
+)
 
 FENCED = ["off", "status"]
 LIMIT = 2
@@ -90,6 +104,23 @@ def test_a_host_that_flaps_is_fenced_no_more_at_the_limit_until_the_hour_is_over
     site.check_whole()
 
 
+def test_a_host_that_flaps_leaves_the_others_their_places(
+    site: Site, engine: Engine, bmc: FakeDevice, flapping: Flapping
+) -> None:
+    flapping.use_up_the_limit()
+    created = site.record(partial(site.new_vm, "there", host=site.host("h2"), pool=site.pools["shared"]))
+    assert outcome(engine, created) == OK
+    other = replace(new_device(), device=replace(DEVICE, address="other.example.org"))
+    devices.create(site.host("h2"), other, Power.ON, "root", site.keys)
+    site.revive("h1")
+    die(site, "h2")
+    flapping.tick()
+    flapping.tick(61)
+    assert site.host("h2").state is HostState.FENCED
+    flapping.tick()
+    assert (host_of("there") in ("h1", "h3"), vm("there").state) == (True, VmState.RUNNING)
+
+
 def test_an_admin_may_raise_the_limit(bmc: FakeDevice, flapping: Flapping) -> None:
     flapping.use_up_the_limit()
     settings.change("ha.fence.limit", str(LIMIT + 1), "root")
@@ -104,7 +135,7 @@ def test_an_admin_who_declares_a_host_dead_meets_no_limit_and_uses_none_up(
     declared = site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))
     assert outcome(engine, declared) == OK
     assert HostFence.get().proof == "device"
-    assert {rules.recent for rules in facts.rules().values()} == {LIMIT}
+    assert [rules.recent for rules in facts.rules().values()] == [{site.host("h1").id: LIMIT}]
     assert refused(lambda: fence(site.host("h1"), "root", device=True, automatic=False)) == "HOST_OFF"
     flapping.tick()
     assert host_of("high") in ("h2", "h3")
