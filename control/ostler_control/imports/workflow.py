@@ -316,7 +316,7 @@ def _record_failure(run: Run, undo: Undo, inputs: ImportInputs) -> None:
         for disk in inputs.disks:
             volume = Volume.get_or_none(Volume.id == disk.volume_id)
             if volume is not None and clean:
-                delete_volume(volume, run.user)
+                delete_volume(volume, run.user, run.id)
             elif volume is not None:
                 Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
                     Volume.id == volume.id

@@ -168,16 +168,21 @@ def delete_passphrase(passphrase_id: str | None) -> None:
     erase_deleted()
 
 
-def delete_volume(volume: Volume, actor: str) -> None:
-    """Deletes the row of a volume whose file is gone, and its passphrase: within the caller's transaction."""
+def delete_volume(volume: Volume, actor: str, operation_id: str = "") -> None:
+    """Deletes the row of a volume whose file is gone, and its passphrase: within the caller's transaction.
+
+    operation_id: of the operation that does it, if one does.
+    """
     Volume.delete().where(Volume.id == volume.id).execute()
-    destroy(volume.passphrase_id, actor, volume, f"the file of volume {volume.name} is gone, and its key destroyed")
+    message = f"the file of volume {volume.name} is gone, and its key destroyed"
+    destroy(volume.passphrase_id, actor, volume, message, operation_id)
 
 
-def destroy(passphrase_id: str | None, actor: str, volume: Volume, message: str) -> None:
+def destroy(passphrase_id: str | None, actor: str, volume: Volume, message: str, operation_id: str = "") -> None:
     """Deletes a passphrase that no row refers to any more, and records an event: within the caller's transaction.
 
-    passphrase_id None: a plain file had none, and nothing is recorded. volume: the event's object.
+    passphrase_id None: a plain file had none, and nothing is recorded. volume: the event's object; operation_id: of the
+    operation that does it, if one does.
     """
     if passphrase_id is None:
         return
@@ -190,5 +195,6 @@ def destroy(passphrase_id: str | None, actor: str, volume: Volume, message: str)
         volume.id,
         volume.name,
         f"{message} (key {passphrase_id})",
+        operation_id=operation_id,
         account_id=str(volume.account_id or ""),
     )

@@ -287,15 +287,18 @@ def _record_failure(run: Run, undo: Undo, inputs: AdoptInputs) -> None:
             ids = [file.volume_id for file in inputs.files]
             Volume.update(state=VolumeState.READY).where(Volume.id.in_(ids)).execute()
             return
-        forget(run.resource_id, run.user)
+        forget(run.resource_id, run.user, run.id)
 
 
-def forget(vm_id: str, user: str) -> None:
-    """Deletes the rows of a VM that is not Ostler's any more, and of its volumes: within the caller's transaction."""
+def forget(vm_id: str, user: str, operation_id: str) -> None:
+    """Deletes the rows of a VM that is not Ostler's any more, and of its volumes: within the caller's transaction.
+
+    operation_id: of the operation that does it.
+    """
     vm = Vm.get_or_none(Vm.id == vm_id)
     if vm is None:
         return
     for volume in disks_of(vm.id):
-        delete_volume(volume, user)
+        delete_volume(volume, user, operation_id)
     capacity.release(vm)
     vm.delete_instance()

@@ -56,7 +56,7 @@ def record_failure(run: Run, undo: Undo, volume_ids: Sequence[str], failure: str
                     Volume.id == volume.id
                 ).execute()
             else:
-                delete_volume(volume, run.user)
+                delete_volume(volume, run.user, run.id)
         if clean and isinstance(undo.error, CancelledError):
             vm_user_data.forget_all(run.resource_id)
             tpm.forget(run.resource_id)

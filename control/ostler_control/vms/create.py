@@ -245,7 +245,7 @@ def _record_failure(run: Run, undo: Undo) -> None:
         if off:
             capacity.release(vm)
         if root is not None and clean:
-            delete_volume(root, run.user)
+            delete_volume(root, run.user, run.id)
         elif root is not None:
             Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(Volume.id == root.id).execute()
         if clean and isinstance(undo.error, CancelledError):

@@ -101,7 +101,7 @@ def _delete_rows(run: Run) -> None:
             return
         for volume in disks_of(vm.id):
             if volume.root:
-                delete_volume(volume, run.user)
+                delete_volume(volume, run.user, run.id)
             else:
                 Volume.update(vm_id="", slot=-1).where(Volume.id == volume.id).execute()
         capacity.release_destination(vm)

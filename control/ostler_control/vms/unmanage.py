@@ -138,4 +138,4 @@ def _forget(run: Run) -> None:
         )
         vm_user_data.forget_all(vm.id)
         firmware_states.forget(vm.id)
-        forget(vm.id, run.user)
+        forget(vm.id, run.user, run.id)

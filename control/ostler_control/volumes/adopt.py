@@ -197,4 +197,4 @@ def _record_failure(run: Run, undo: Undo) -> None:
             reason = f"not adopted, and the file may be named {volume.file_id} now: {undo.error}"
             Volume.update(state=VolumeState.FAILED, state_reason=reason).where(Volume.id == volume.id).execute()
         else:
-            delete_volume(volume, run.user)
+            delete_volume(volume, run.user, run.id)

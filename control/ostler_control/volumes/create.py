@@ -113,7 +113,7 @@ def record_failure(run: Run, undo: Undo) -> None:
         if volume is None:
             return
         if removed and isinstance(undo.error, CancelledError):
-            delete_volume(volume, run.user)
+            delete_volume(volume, run.user, run.id)
         else:
             Volume.update(state=VolumeState.FAILED, state_reason=str(undo.error)).where(
                 Volume.id == volume.id

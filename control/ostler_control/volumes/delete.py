@@ -55,7 +55,7 @@ def forget(run: Run, volume_id: str) -> None:
     with transaction():
         volume = load_or_none(volume_id)
         if volume is not None:
-            delete_volume(volume, run.user)
+            delete_volume(volume, run.user, run.id)
 
 
 def _record_failure(run: Run, undo: Undo) -> None:

@@ -197,7 +197,8 @@ def forget(run: Run, file_id: str) -> None:
         if same_key:  # a move that kept the key: only a second row of it is deleted
             delete_passphrase(file.passphrase_id)
         else:
-            destroy(file.passphrase_id, run.user, volume, f"{_describe(file)} is gone, and its key destroyed")
+            message = f"{_describe(file)} is gone, and its key destroyed"
+            destroy(file.passphrase_id, run.user, volume, message, run.id)
 
 
 def destroy_file(file: VolumeFile, actor: str) -> None:

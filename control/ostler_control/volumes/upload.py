@@ -153,4 +153,4 @@ def _record_failure(run: Run, undo: Undo) -> None:
                 Volume.id == volume.id
             ).execute()
         else:
-            delete_volume(volume, run.user)
+            delete_volume(volume, run.user, run.id)

@@ -92,6 +92,7 @@ def test_an_encrypted_file_becomes_a_volume_under_a_key_of_its_own(
     assert Passphrase.select().count() == 1
     event: Any = Event.get((Event.type == "volume.key.destroy") & (Event.resource_id == volume.id))
     assert "an upload is gone, and its key destroyed" in event.message
+    assert event.operation_id
     again = uploaded(engine, caller, file, OPENS, format=layout, request_id=request_id)
     assert again.name == operation.name
     for path in site.state_dir.rglob("*"):

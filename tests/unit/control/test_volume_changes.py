@@ -80,7 +80,8 @@ def refusal(site: Site, make: Callable[[], Any]) -> OstlerError:
 
 
 def destroyed_keys() -> set[str]:
-    events = Event.select().where(Event.type == "volume.key.destroy")
+    events = list(Event.select().where(Event.type == "volume.key.destroy"))
+    assert all(event.operation_id for event in events), "an operation destroyed it, and the event must say which"
     return {event.message.split("(key ")[1].rstrip(")") for event in events}
 
 
@@ -90,10 +91,12 @@ def rekey(site: Site, volume: Any, deep: bool = False) -> Any:
 
 def test_a_deleted_volumes_key_is_destroyed_with_an_event(site: Site, engine: Engine) -> None:
     volume = new_volume(site, engine, "encrypted")
-    assert outcome(engine, site.record(partial(volumes.delete, volume, "alice"))) == OK
+    operation = site.record(partial(volumes.delete, volume, "alice"))
+    assert outcome(engine, operation) == OK
     event: Any = Event.get((Event.type == "volume.key.destroy") & (Event.resource_id == volume.id))
     assert (event.actor, event.outcome, event.account_id) == ("alice", "succeeded", site.account.id)
     assert volume.passphrase_id in event.message
+    assert event.operation_id == operation.id
 
 
 def test_a_shallow_rekey_leaves_the_file_and_changes_what_opens_it(site: Site, engine: Engine) -> None:
