@@ -1,4 +1,4 @@
-"""Clients: random calls of one user, each recorded with its answer."""
+"""Clients: random calls, each recorded with its answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.longrunning import operations_pb2 as lro
 from ostler.client import connect
 from ostler.client.client import Client
-from ostler.client.operations import raise_for_error, wait
+from ostler.client.operations import bare_id, raise_for_error, wait
 from ostler.control.v1 import snapshot_pb2, vm_pb2, volume_pb2
 from ostler_common.errors import OstlerError
 
@@ -121,17 +121,18 @@ def sensible(dice: random.Random, client: int, known: Mapping[str, str]) -> Wish
 
 @dataclass
 class Clients:
-    """So many clients, until `stop`. calls: what they did, and what they were told."""
+    """A client for each profile, until `stop`. calls: what they did, and what they were told."""
 
-    profile: Path
-    count: int
+    profiles: Sequence[Path]
     seed: int
     calls: list[Call] = field(default_factory=list)
     faults: list[BaseException] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(n,), daemon=True) for n in range(self.count)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(len(self.profiles))
+        ]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -148,7 +149,7 @@ class Clients:
     def _work(self, number: int) -> None:
         dice = random.Random(f"{self.seed}/{number}")
         try:
-            with connect(self.profile) as client:
+            with connect(self.profiles[number]) as client:
                 known: dict[str, str] = {}
                 while not self._stopping.is_set():
                     call = make(client, number, sensible(dice, number, known))
@@ -165,7 +166,8 @@ def make(client: Client, number: int, what: Wish) -> Call:
     begin, request_id = time.monotonic(), str(uuid.uuid4())
 
     def ended(outcome: Outcome, reason: str = "") -> Call:
-        return Call(number, what.verb, what.object, begin, time.monotonic(), outcome, what.effect, reason)
+        begun = bare_id(operation.name) if operation is not None else ""
+        return Call(number, what.verb, what.object, begin, time.monotonic(), outcome, what.effect, reason, begun)
 
     operation = None
     for attempt in range(ATTEMPTS):

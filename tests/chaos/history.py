@@ -29,7 +29,8 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True)
 class Call:
-    """begin, end: monotonic seconds; effect: the object's state after success; reason: of an error, else ""."""
+    """begin, end: monotonic seconds; effect: the object's state after success; reason: of an error, else ""; operation:
+    the id of what it began, "" when no answer told it."""
 
     client: int
     verb: str
@@ -39,6 +40,17 @@ class Call:
     outcome: Outcome
     effect: str
     reason: str = ""
+    operation: str = ""
+
+    @property
+    def caller(self) -> str:
+        """The user who called."""
+        return user_of(self.client)
+
+
+def user_of(client: int) -> str:
+    """A client's user."""
+    return f"c{client}"
 
 
 def allowed(calls: Sequence[Call]) -> set[str]:

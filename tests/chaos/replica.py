@@ -18,6 +18,7 @@ from ostler_control import database
 from ostler_control.api import core, work
 from ostler_control.api.authorization import authorize
 from ostler_control.config import ControlConfig
+from ostler_control.events.linking import Linker
 from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Watcher
 from ostler_control.operations import replica_id
@@ -48,6 +49,8 @@ def main(state_dir: str, url: str, port: str) -> None:
         connect=lambda address, tls, name: grpc.aio.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)]),
     )
     watcher.start()
+    linker = Linker()
+    linker.start()
     services = fleet_services(authority, engine.agents, engine.keys, config, watcher.rescan, stopping)
     main = server.serve(
         config.listen,
@@ -64,6 +67,7 @@ def main(state_dir: str, url: str, port: str) -> None:
             jumps.enter_context(time_machine.travel(there, tick=True))
     stopping.set()
     main.stop(1.0).wait()
+    linker.stop()
     watcher.stop()
     engine.stop()
     database.disconnect()

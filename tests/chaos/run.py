@@ -16,8 +16,10 @@ from ostler_control.check.inspect import inspect
 from ostler_control.models import Operation, Snapshot, Vm, VmState, Volume
 from ostler_control.states import OperationState
 
+from tests.chaos import journal, log
 from tests.chaos.clients import Clients
 from tests.chaos.history import Call, told, violations
+from tests.chaos.log import Auditor
 from tests.chaos.moves import Moves
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.site import Place, place
@@ -78,9 +80,9 @@ class Watch:
 def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict:
     """Raises AssertionError when the run itself does not come to its end."""
     begin = time.monotonic()
-    with place(directory, replicas) as at:
-        watch, nemesis = Watch(at), Nemesis(at, seed)
-        clients = Clients(at.profile, CLIENTS, seed)
+    with place(directory, replicas, CLIENTS) as at:
+        watch, auditor, nemesis = Watch(at), Auditor(), Nemesis(at, seed)
+        clients = Clients(at.profiles, seed)
         clients.start()
         nemesis.work(duration_s)
         at.wait_for_replicas()
@@ -93,8 +95,11 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
         ]
         found += [f"{text} ({told(_about(text, clients.calls))})" for text in _at_rest(at, nemesis.moves)]
         watch.stop()
+        auditor.stop()
         with database.session():
             found += violations(clients.calls, _states())
+            found += auditor.violations()
+            found += journal.violations(clients.calls, *log.read())
             found += [
                 f"{row.verb} of {row.resource_name} ended with a bug: {row.error}"
                 for row in Operation.select()

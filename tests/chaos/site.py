@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,14 @@ from google.protobuf import json_format
 from ostler.client.profile import load, text
 from ostler.types.v1.host_pb2 import Capabilities
 from ostler.types.v1.volume_pb2 import DISK_FORMAT_QCOW2, DISK_FORMAT_RAW
+from ostler_common import pki
 from ostler_control import database
-from ostler_control.models import Host
+from ostler_control.caller import Role
+from ostler_control.models import Account, Host
+from ostler_control.trust import users
 
 from tests import databases, sites
+from tests.chaos.history import user_of
 from tests.databases import PostgresServer, free_port, run_sql
 from tests.fakes.fleet import Fleet
 from tests.fakes.relay import Relay
@@ -84,11 +88,11 @@ class Replica:
 
 @dataclass
 class Place:
-    """hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the database is on it; disk: that
-    of the control plane, if it may be filled."""
+    """profiles: of the clients; hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the
+    database is on it; disk: that of the control plane, if it may be filled."""
 
     site: Site
-    profile: Path
+    profiles: list[Path]
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
@@ -116,7 +120,7 @@ def _tell(fake: FakeHost) -> None:
 
 
 @contextlib.contextmanager
-def place(directory: Path, replicas: int) -> Iterator[Place]:
+def place(directory: Path, replicas: int, clients: int) -> Iterator[Place]:
     """With one replica on SQLite, with more on a PostgreSQL server of its own."""
     with contextlib.ExitStack() as stack:
         server, url = None, ""
@@ -156,9 +160,20 @@ def place(directory: Path, replicas: int) -> Iterator[Place]:
             stack.callback(replica.kill)
             replica.start()
             members.append(replica)
-        found = Place(site, directory / "chaos.toml", members, hosts, server, disk)
+        profiles = [_profile(fleet, user_of(number), members) for number in range(clients)]
+        found = Place(site, profiles, members, hosts, server, disk)
         found.wait_for_replicas()
-        admin = load(directory / "profile.toml")
-        addresses = ",".join(f"127.0.0.1:{replica.relay.port}" for replica in members)
-        found.profile.write_text(text(addresses, str(admin.ca), str(admin.certificate), str(admin.key)))
         yield found
+
+
+def _profile(fleet: Fleet, name: str, members: Sequence[Replica]) -> Path:
+    """That of a new user, an admin of the same account as all."""
+    with database.transaction():
+        account = Account.get(Account.name == "admin")
+        user = users.create(name, Role.ADMIN, account, "test")
+        key, csr = pki.new_key_and_csr(users.identity(user))
+        own = fleet.credentials(name, key, users.issue(fleet.authority, user, csr, "test"))
+    addresses = ",".join(f"127.0.0.1:{replica.relay.port}" for replica in members)
+    path = fleet.directory / f"{name}.toml"
+    path.write_text(text(addresses, str(load(fleet.directory / "profile.toml").ca), str(own.certificate), str(own.key)))
+    return path

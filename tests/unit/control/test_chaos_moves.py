@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def test_the_lock_of_an_image_refuses_a_second_qemu_and_is_counted(site: Site, e
 def test_a_definition_that_nobody_knows_is_a_violation_though_it_does_not_run(site: Site, engine: Engine) -> None:
     vm = created(site, engine)
     definition, h2 = site.hosts["h1"].vms[vm.id], site.hosts["h2"]
-    place = Place(site, Path(), [], {}, None, None)
+    place = Place(site, [], [], {}, None, None)
     assert _checked(place) == []
     h2.vms["0d6f0e4c-0000-4000-8000-000000000001"] = replace(definition, running=False)
     assert ["the database does not know it" in found for found in _checked(place)] == [True]
