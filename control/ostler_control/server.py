@@ -30,6 +30,7 @@ from ostler_control.fleet.leader import Leader
 from ostler_control.fleet.watcher import Intervals, Watcher
 from ostler_control.ha.guards import Guards
 from ostler_control.ha.monitor import Monitor
+from ostler_control.ha.returns import Returns
 from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
@@ -90,9 +91,12 @@ class Control:
             scheduler = Scheduler(Leader(replica).is_me)
             stack.callback(scheduler.stop)
             scheduler.start()
-            monitor = Monitor(Leader(replica).is_me, agents)
+            monitor = Monitor(Leader(replica).is_me)
             stack.callback(monitor.stop)
             monitor.start()
+            returns = Returns(Leader(replica).is_me, agents)
+            stack.callback(returns.stop)
+            returns.start()
             guards = Guards(Leader(replica).is_me, agents)
             stack.callback(guards.stop)
             guards.start()

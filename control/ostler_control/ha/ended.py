@@ -30,9 +30,10 @@ _ASK_S = 5.0
 _AT_ONCE = 16
 
 
-def ended_vms(agents: Agents, host_ids: Collection[str]) -> Ended:
-    """The VMs that are recorded as running on these hosts, and as stopped by themselves, and that do not run there as
-    their hosts say now. Hosts that were not heard since they were proved off are not asked."""
+def ended_vms(agents: Agents, host_ids: Collection[str]) -> dict[str, Ended | None]:
+    """By host the VMs that are recorded as running there, and as stopped by themselves, and that do not run there as
+    the host says now; None for a host that does not answer. Hosts that have no such VM, or were not heard since they
+    were proved off, are not asked."""
     heard = (HostFence.state == FenceState.OFF) & HostFence.heard
     over = (Vm.state == VmState.RUNNING) & Vm.power_state.in_(OFF_POWER_STATES) & (Vm.operation_id == "")
     query = Vm.select(Host.id, Host.name, Host.address, Vm.id, Vm.state_time).join(Host, on=Vm.host)
@@ -43,16 +44,17 @@ def ended_vms(agents: Agents, host_ids: Collection[str]) -> Ended:
         for *host, vm_id, state_time in tuples(query, tuple[str, str, str, str, datetime.datetime]):
             found[HostAddress(*host)] |= {(vm_id, state_time)}
     if not found:
-        return frozenset()
+        return {}
     with ThreadPoolExecutor(min(_AT_ONCE, len(found)), thread_name_prefix="ha-ask") as pool:
-        return frozenset().union(*pool.map(partial(_ended_on, agents), found, found.values()))
+        answers = pool.map(partial(_ended_on, agents), found, found.values())
+        return {host.host_id: answer for host, answer in zip(found, answers, strict=True)}
 
 
-def _ended_on(agents: Agents, host: HostAddress, recorded: Ended) -> Ended:
-    """Those of these VMs that do not run on the host as it says now."""
+def _ended_on(agents: Agents, host: HostAddress, recorded: Ended) -> Ended | None:
+    """Those of these VMs that do not run on the host as it says now; None when it does not answer."""
     try:
         answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), _ASK_S)
     except OstlerError:
-        return frozenset()
+        return None
     perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF_POWER_STATES}
     return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps)

@@ -1,5 +1,5 @@
 """The thread that watches for hosts that are to be fenced and VMs that are to be restarted. One replica does it; two at
-once would cost one of them its attempt and nothing else."""
+once would cost one of them its attempt and nothing else. It calls no host: no host can hold it up."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ import structlog
 from ostler_common.errors import OstlerError
 
 from ostler_control import events
-from ostler_control.agents import Agents
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.ha import facts
 from ostler_control.ha.decide import Decision, Hold, decide
-from ostler_control.ha.ended import ended_vms
 from ostler_control.ha.fence import fence, tidy
 from ostler_control.ha.free import free_vms
-from ostler_control.ha.give_back import give_back
 from ostler_control.ha.restart import restart_vms
 from ostler_control.models import FenceState, Host, HostFence, tuples
 from ostler_control.operations import launch
@@ -35,13 +32,11 @@ class Monitor(Periodic):
     def __init__(
         self,
         leads: Callable[[], bool],
-        agents: Agents,
         tick_s: float = _TICK_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("ha", tick_s)
         self._leads = leads
-        self._agents = agents
         self._clock = clock
         self._silence = facts.Silence()
         self._limited: frozenset[str] = frozenset()  # the hosts of which an event has told already
@@ -56,12 +51,12 @@ class Monitor(Periodic):
     def tick(self) -> None:
         """Does what is due now."""
         tidy()
-        self._free()
         decisions = self.decisions()
         for decision in decisions:
             if decision.fence:
                 _fence(decision)
         self._tell_limited(decisions)
+        _free()
         restart_vms()
 
     def decisions(self) -> list[Decision]:
@@ -92,14 +87,14 @@ class Monitor(Periodic):
                 )
         self._limited = limited
 
-    def _free(self) -> None:
-        with session():
-            query = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF)
-            host_ids = [host_id for (host_id,) in tuples(query, tuple[str])]
-        ended = ended_vms(self._agents, host_ids) if host_ids else frozenset()
-        for host_id in host_ids:
-            free_vms(host_id, ended)
-            give_back(host_id)
+
+def _free() -> None:
+    """VMs that an operation held when their host was proved off. Hosts that were heard since are `returns`'s."""
+    with session():
+        off = (HostFence.state == FenceState.OFF) & ~HostFence.heard
+        host_ids = [host_id for (host_id,) in tuples(HostFence.select(HostFence.host).where(off), tuple[str])]
+    for host_id in host_ids:
+        free_vms(host_id)
 
 
 def _why_limited(host_name: str) -> str:

@@ -13,6 +13,7 @@ from ostler_control.database import transaction
 from ostler_control.ha import devices
 from ostler_control.ha.fence_agents import Device
 from ostler_control.ha.monitor import Monitor
+from ostler_control.ha.returns import Returns
 from ostler_control.models import (
     Operation,
     Vm,
@@ -48,14 +49,16 @@ def host_of(name: str) -> str:
 
 
 class Clock:
-    """A monitor and its clock."""
+    """A monitor and a watch over hosts that return, and their clock."""
 
     def __init__(self, agents: Agents) -> None:
         self.now_s = 1000.0
-        self.monitor = Monitor(lambda: True, agents, clock=lambda: self.now_s)
+        self.monitor = Monitor(lambda: True, clock=lambda: self.now_s)
+        self.returns = Returns(lambda: True, agents, clock=lambda: self.now_s)
 
     def tick(self, after_s: float = 0.0) -> None:
         self.now_s += after_s
+        self.returns.tick()
         self.monitor.tick()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Event, Thread
 
 import pytest
@@ -17,7 +18,8 @@ from ostler_control.fleet import store, watch
 from ostler_control.fleet.comparison import Comparison
 from ostler_control.fleet.reconcile import HostView
 from ostler_control.ha import devices, facts, priorities
-from ostler_control.ha.ended import ended_vms
+from ostler_control.ha import ended as ended_module
+from ostler_control.ha.ended import Ended, ended_vms
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.ha.free import free_vms
@@ -149,7 +151,7 @@ def test_a_vm_that_started_on_a_returned_host_is_not_freed_by_what_the_host_had_
     h1.start()
     h1.vms[vm("other").id].running = False
     compare(view(site, "h1"))
-    clock.tick()
+    clock.tick(5)  # it did not answer when it was asked last
     assert (vm("other").state, host_of("other")) == (VmState.STOPPED, "")
     assert outcome(engine, site.record(lambda: vms.start(vm("other"), "alice", host=site.host("h2")))) == OK
     finish_all(engine)
@@ -209,14 +211,56 @@ def returned(site: Site) -> str:
     return host_id
 
 
+def answered(engine: Engine, host_id: str) -> Ended:
+    ended = ended_vms(engine.agents, [host_id])[host_id]
+    assert ended is not None
+    return ended
+
+
+def test_a_returned_host_that_hangs_holds_up_nobody_and_is_asked_ever_more_seldom(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock, returned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ended_module, "_ASK_S", 0.5)
+    hang, asked = Event(), []
+
+    def never() -> list[vm_pb2.VmInfo]:
+        asked.append(clock.now_s)
+        hang.wait(30)
+        return []
+
+    monkeypatch.setattr(site.hosts["h1"], "vm_infos", never)
+    created = site.record(partial(site.new_vm, "there", host=site.host("h2"), pool=site.pools["shared"]))
+    assert outcome(engine, created) == OK
+    other = replace(new_device(), device=replace(new_device().device, address="other.example.org"))
+    devices.create(site.host("h2"), other, Power.ON, "root", site.keys)
+    die(site, "h2")
+    for _ in range(4):
+        clock.now_s += 20
+        clock.monitor.tick()
+    finish_all(engine)
+    assert (site.host("h2").state, asked) == (HostState.FENCED, []), "who fences calls no host that has returned"
+    clock.monitor.tick()
+    assert host_of("there") == "h3"
+    begin_s = clock.now_s
+    for _ in range(60):
+        clock.now_s += 2
+        clock.returns.tick()
+    assert [time_s - begin_s for time_s in asked] == [2, 6, 14, 30, 62]
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+    hang.set()
+    clock.now_s += 64
+    clock.returns.tick()
+    assert (vm("other").state, host_of("other")) == (VmState.STOPPED, "")
+
+
 def test_what_a_returned_host_answered_before_a_vm_started_frees_nothing(
     site: Site, engine: Engine, returned: str
 ) -> None:
-    ended = ended_vms(engine.agents, [returned])
+    ended = answered(engine, returned)
     assert {vm_id for vm_id, _ in ended} == {vm("other").id}
     set_state(vm("other").id, VmState.RUNNING, power_state=PowerState.STOPPED)  # it started, and an older report came
     assert free_vms(returned, ended) == 0
-    assert free_vms(returned, ended_vms(engine.agents, [returned])) == 1
+    assert free_vms(returned, answered(engine, returned)) == 1
     assert [host_of(name) for name in ("high", "low", "other")] == ["h1", "h1", ""]
 
 
@@ -226,7 +270,7 @@ def test_a_vm_that_a_returned_host_does_not_answer_to_be_off_is_not_freed(
 ) -> None:
     info = vm_pb2.VmInfo(vm_id=vm("other").id, power_state=vm_pb2.PowerState.Value(f"POWER_STATE_{state}"))
     monkeypatch.setattr(site.hosts["h1"], "vm_infos", lambda: [info])
-    assert free_vms(returned, ended_vms(engine.agents, [returned])) == 0
+    assert free_vms(returned, answered(engine, returned)) == 0
 
 
 def test_a_host_that_was_not_heard_since_it_was_proved_off_is_not_asked(
@@ -234,7 +278,7 @@ def test_a_host_that_was_not_heard_since_it_was_proved_off_is_not_asked(
 ) -> None:
     HostFence.update(heard=False).execute()
     monkeypatch.setattr(site.hosts["h1"], "vm_infos", list)
-    assert ended_vms(engine.agents, [returned]) == frozenset()
+    assert ended_vms(engine.agents, [returned]) == {}
     assert free_vms(returned) == 3
 
 
