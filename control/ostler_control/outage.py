@@ -17,7 +17,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_AFTER_S = 2
-_DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, MaxConnectionsExceeded)
+# What an outage may look like; so do some bugs.
+DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, MaxConnectionsExceeded)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE disk_full
 _ENDS = ("FATAL", "PANIC")  # severities after which the connection is gone
 # The SQLSTATE of a transaction that stood still too long, see `database.postgresql_options`.
@@ -33,7 +34,7 @@ def outage(error: BaseException) -> OstlerError | None:
     """The error for callers when the database could not do its work: UnavailableError DATABASE_UNAVAILABLE, which a
     later attempt may not meet, or ResourceExhaustedError DATABASE_FULL. None when the failure is something else."""
     # A failed rollback hides what made it necessary: SQLite ends the transaction by itself when its disk is full.
-    cause: BaseException | None = error if isinstance(error, _DATABASE_ERRORS) else None
+    cause: BaseException | None = error if isinstance(error, DATABASE_ERRORS) else None
     while cause is not None:
         if (found := _outage(cause)) is not None:
             return found
@@ -44,7 +45,7 @@ def outage(error: BaseException) -> OstlerError | None:
 def _outage(error: BaseException) -> OstlerError | None:
     if isinstance(error, MaxConnectionsExceeded):
         return _unavailable("all its connections are in use")
-    if not isinstance(error, _DATABASE_ERRORS):
+    if not isinstance(error, DATABASE_ERRORS):
         return None
     driver = getattr(error, "orig", None)
     text = str(error).lower()
@@ -86,6 +87,15 @@ def wait_out(call: Callable[[], T], pause: Callable[[float], None]) -> T:
                 log.warning("the database cannot be used; waiting for it", reason=found.reason)
             waited_s += 1.0
             pause(1.0)
+
+
+def log_failure(event: str, error: Exception, **names: str) -> None:
+    """In the handler of work that is tried again: logs a bug with its traceback, an outage in one line."""
+    found = outage(error)
+    if found is None:
+        log.exception(event, **names)
+    else:
+        log.warning(event, reason=found.reason, **names)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 
-import structlog
-
-log = structlog.get_logger(__name__)
+from ostler_control.outage import log_failure
 
 
 class Stopping(Exception):
@@ -46,5 +44,5 @@ class Periodic(ABC):
                 self.work()
             except Stopping:
                 return
-            except Exception:
-                log.exception("periodic work failed by a bug; it is tried again", work=self._name)
+            except Exception as error:
+                log_failure("periodic work failed; it is tried again", error, work=self._name)

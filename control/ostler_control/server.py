@@ -35,7 +35,7 @@ from ostler_control.keys import Keyring, open_provider
 from ostler_control.keys.watch import KeyWatch
 from ostler_control.monitoring import ControlCollector
 from ostler_control.operations import Engine, old_journal, replica_id, replicas
-from ostler_control.outage import outage, reported
+from ostler_control.outage import log_failure, outage, reported
 from ostler_control.power.keeper import Keeper
 from ostler_control.run_lock import ReplicaLock
 from ostler_control.templates import shared
@@ -154,23 +154,23 @@ class Control:
             with database.session():
                 if renew_control(self._config.state, self._authority):
                     log.info("the control plane's certificate was renewed")
-        except Exception:
-            log.exception("the control plane's certificate could not be renewed; it is tried again")
+        except Exception as error:
+            log_failure("the control plane's certificate could not be renewed; it is tried again", error)
 
     def cut_unauthorized(self) -> None:
         """Ends calls of users and hosts that are not authorized any more. Call it regularly; it never raises."""
         try:
             self._main.cut_unauthorized()
-        except Exception:
-            log.exception("running calls could not be checked; it is tried again")
+        except Exception as error:
+            log_failure("running calls could not be checked; it is tried again", error)
 
     def tidy(self) -> None:
         """Does the housekeeping. Call it regularly; it never raises."""
         try:
             housekeeping.tidy()
             _prepare(self._keys, self._key_watch)
-        except Exception:
-            log.exception("housekeeping failed; it is tried again later")
+        except Exception as error:
+            log_failure("housekeeping failed; it is tried again later", error)
 
     def stop(self) -> None:
         """Ends calls (after a grace period), streams and operations; operations resume at the next start."""

@@ -19,6 +19,7 @@ from ostler_control.hypervisors import rules
 from ostler_control.models import Cluster, DrsPlan, Event, Host, Operation, now, tuples
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
+from ostler_control.outage import outage
 from ostler_control.periodic import Periodic
 from ostler_control.states import MoveState, OperationState, PlanState
 
@@ -152,6 +153,8 @@ def _automatic(cluster: Cluster, time: datetime.datetime) -> None:
     except OstlerError as error:
         _failed(cluster, error.message)
     except Exception as error:
+        if outage(error) is not None:
+            raise  # which says nothing of the plan
         log.exception("planning failed by a bug", cluster=cluster.name)
         _failed(cluster, f"planning failed by a bug ({type(error).__name__}); the log has the details")
     else:

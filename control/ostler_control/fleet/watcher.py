@@ -17,7 +17,6 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 import grpc
-import peewee
 import structlog
 from ostler.agent.v1 import host_pb2, host_pb2_grpc
 from ostler.types.v1 import host_pb2 as types_host_pb2
@@ -36,6 +35,7 @@ from ostler_control.hosts import loads as host_loads
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
 from ostler_control.operations.starts import is_starting
+from ostler_control.outage import DATABASE_ERRORS
 from ostler_control.pools import reach
 from ostler_control.trust.revocation import TrustBundle
 
@@ -156,7 +156,7 @@ class Watcher:
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._database, partial(call, *args, **kwargs))
-            except (peewee.OperationalError, peewee.InterfaceError) as error:
+            except DATABASE_ERRORS as error:
                 log.error("the database does not answer, trying again", error=str(error))
                 await asyncio.sleep(1)
 

@@ -27,7 +27,7 @@ from ostler_control.operations.run import Run, bug
 from ostler_control.operations.starter import Starter
 from ostler_control.operations.starts import starting
 from ostler_control.operations.verbs import body_of, periodic_tasks
-from ostler_control.outage import outage, wait_out
+from ostler_control.outage import log_failure, outage, wait_out
 from ostler_control.periodic import Periodic
 
 log = structlog.get_logger(__name__)
@@ -245,8 +245,8 @@ class Engine:
                     with session():
                         retention = settings.events.EVENT_RETENTION.get()
                     self.prune(datetime.timedelta(days=retention))
-            except Exception:
-                log.exception("looking after the operations failed; it is tried again")
+            except Exception as error:
+                log_failure("looking after the operations failed; it is tried again", error)
             if ticks % _TICKS_PER_SWEEP == 0:
                 _run_periodic(self.keys)
 
@@ -284,8 +284,8 @@ def _run_periodic(keys: Keyring) -> None:
     for task in periodic_tasks():
         try:
             task(keys)
-        except Exception:
-            log.exception("a periodic task failed; it is tried again")
+        except Exception as error:
+            log_failure("a periodic task failed; it is tried again", error)
 
 
 _engine: Engine | None = None

@@ -23,6 +23,7 @@ from ostler_control.hosts import manage
 from ostler_control.models import Cluster, Host, HostPower, HostState, Operation, SwitchState, Vm, now, tuples
 from ostler_control.operations import launch
 from ostler_control.operations.records import ENDED
+from ostler_control.outage import log_failure
 from ostler_control.periodic import Periodic
 from ostler_control.power.plans import plan_power
 from ostler_control.states import OperationState
@@ -150,8 +151,8 @@ def _apart(event: str, **names: str) -> Iterator[None]:
         yield
     except OstlerError as error:
         log.info(event, reason=error.message, **names)
-    except Exception:
-        log.exception(event, **names)
+    except Exception as error:
+        log_failure(event, error, **names)
 
 
 def _not_to_be_woken(cluster: Cluster, time: datetime.datetime) -> set[str]:

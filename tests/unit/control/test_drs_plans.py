@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import peewee
 import pytest
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError
 from ostler_control import drs_plans, settings, vms
@@ -551,6 +552,24 @@ def test_a_plan_that_cannot_be_made_is_told_once_an_interval(site: Site, engine:
     assert (plan.state, "lack samples" in plan.outcome) == ("failed", True)
     events = [(event.type, event.outcome) for event in Event.select().where(Event.resource_type == "drs")]
     assert events == [("drs.generate", "failed")]
+
+
+def test_an_outage_of_the_database_is_no_failure_of_planning(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next plan would wait twice as long."""
+    tune(site, {"drs.automatic.enable": "true"})
+
+    def away(*_: object) -> None:
+        raise peewee.OperationalError("database is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "_found", away)
+        with pytest.raises(peewee.OperationalError):
+            scheduler.tick(now())
+    assert DrsPlan.select().count() == 0
+    scheduler.tick(now())
+    assert DrsPlan.get().state == "completed"
 
 
 def test_broken_rules_come_before_balance(site: Site, engine: Engine) -> None:

@@ -23,10 +23,13 @@ from ostler_control.keys.file import FileProvider
 from ostler_control.models import Account, Operation, OperationState, Zone, db
 from ostler_control.operations import Engine, Run, journal, record_operation, replica_id, workflow
 from ostler_control.outage import outage, reported
+from ostler_control.periodic import Periodic, Stopping
 from playhouse.pool import MaxConnectionsExceeded
+from structlog.testing import capture_logs
 
 from tests import databases
 from tests.databases import PostgresServer
+from tests.fakes.working_agent import wait_until
 
 STEPS = 12
 
@@ -190,6 +193,26 @@ def test_a_postgresql_that_ends_for_want_of_room_denies_nothing() -> None:
     found = outage(peewee.OperationalError(_Panic("could not write to file: No space left on device")))
     assert found is not None
     assert (found.code, found.reason) == ("UNAVAILABLE", "DATABASE_UNAVAILABLE")
+
+
+def test_periodic_work_that_meets_an_outage_is_logged_in_one_line_and_a_bug_with_its_traceback() -> None:
+    failures = [ZeroDivisionError(), peewee.OperationalError("database is locked")]
+
+    class Work(Periodic):
+        def work(self) -> None:
+            if failures:
+                raise failures.pop()
+            raise Stopping
+
+    periodic = Work("measure", 0.01)
+    with capture_logs() as lines:
+        periodic.start()
+        wait_until(lambda: len(lines) == 2)
+        periodic.stop()
+    away, bug = lines
+    event = "periodic work failed; it is tried again"
+    assert away == {"log_level": "warning", "event": event, "reason": "DATABASE_UNAVAILABLE", "work": "measure"}
+    assert bug == {"log_level": "error", "event": event, "exc_info": True, "work": "measure"}
 
 
 def test_a_full_disk_under_sqlite_is_told_and_a_bug_is_not_taken_for_it(sqlite_database: str) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import peewee
+import psycopg
 import pytest
 from ostler_common.tls import TlsFiles
 from ostler_control.fleet import store
@@ -17,6 +19,7 @@ from ostler_control.fleet.watcher import Watcher
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
 from ostler_control.trust.revocation import TrustBundle
+from playhouse.pool import MaxConnectionsExceeded
 
 HOST = WatchedHost("1", "h1", "h1:1", HostState.CONNECTING)
 
@@ -85,3 +88,20 @@ def test_a_host_that_is_heard_is_up_whoever_changed_its_row(site: Site) -> None:
     site.rescan()
     assert site.watch.state is HostState.UP
     assert site.written == [HostState.UP]
+
+
+def test_a_transaction_that_postgresql_ended_is_tried_again() -> None:
+    """As when the control plane's machine stood still: what a host told must not be lost with its stream."""
+    watching = Watcher(TlsFiles(Path(), Path(), Path()), lambda: cast(TrustBundle, object()), cast(Keyring, None))
+    left = [
+        peewee.InternalError(psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")),
+        MaxConnectionsExceeded("Exceeded maximum connections."),
+    ]
+
+    def ask() -> str:
+        if left:
+            raise left.pop()
+        return "answer"
+
+    assert asyncio.run(watching._in_database(ask)) == "answer"
+    assert left == []
