@@ -25,8 +25,11 @@ from ostler_control.hosts.rows import record_heard
 from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
     Cluster,
+    FenceState,
     Host,
+    HostFence,
     HostFunction,
+    HostSilence,
     HostState,
     PowerState,
     UnmanagedVm,
@@ -70,15 +73,14 @@ def load_interval_s() -> int:
 def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
     """Records a host's state; an event tells when it falls silent or comes back.
 
-    A fenced host stays fenced: only that it was heard is recorded, and high availability gives it back.
+    A fenced host stays fenced: only whether it is heard is recorded, and high availability gives it back.
     """
     with transaction(lasting=state is not HostState.UP):
         before = Host.select(Host.state, Host.state_reason).where(Host.id == host.host_id).first()
         if before is None or (before.state, before.state_reason) == (state, reason):
             return
         if before.state is HostState.FENCED:
-            if state is HostState.UP:
-                record_heard(host.host_id)
+            _set_fenced(host, state, reason)
             return
         values: dict[str, object] = {"state": state, "state_reason": reason}
         if before.state is not state:
@@ -91,6 +93,27 @@ def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
             _host_event("host.disconnected", host, f"host {host.name} is silent: {reason}")
         elif state is HostState.UP:
             _host_event("host.up", host, f"host {host.name} is up")
+
+
+def _set_fenced(host: WatchedHost, state: HostState, reason: str) -> None:
+    """Within the caller's transaction. The watcher says the same again and again: nearly always nothing is written."""
+    if state is HostState.UP:
+        record_heard(host.host_id)
+    is_recorded = HostSilence.select().where(HostSilence.host == host.host_id).exists()
+    if state is not HostState.DISCONNECTED:
+        if is_recorded:
+            HostSilence.delete().where(HostSilence.host == host.host_id).execute()
+        return
+    if is_recorded:
+        return
+    HostSilence.create(host=host.host_id)
+    returned = (HostFence.host == host.host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
+    if HostFence.select().where(returned).exists():
+        text = (
+            f"host {host.name}, which was proved off and had returned, is silent again before it was given back: "
+            f"its VMs wait until it is heard or proved off anew ({reason})"
+        )
+        _host_event("host.disconnected", host, text)
 
 
 def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capabilities) -> str:

@@ -26,7 +26,8 @@ class HostFacts:
     silent_s: for how long this process has seen it silent without a break, 0 when it is heard; in_service: not in
     maintenance; protected_vms: VMs placed on it that restart by themselves; has_device: a fence device is configured;
     has_lease: its guardian guarded it when it was last heard; fence: how far its fencing is, None for not fenced;
-    attempts and failed_s: failed fencings, and the time since the latest.
+    heard: it was heard since it was proved off; fell_silent: it is fenced, and does not answer now; attempts and
+    failed_s: failed fencings, and the time since the latest.
     """
 
     id: str
@@ -38,6 +39,8 @@ class HostFacts:
     has_device: bool = False
     has_lease: bool = False
     fence: FenceState | None = None
+    heard: bool = False
+    fell_silent: bool = False
     attempts: int = 0
     failed_s: float = 0.0
 
@@ -58,6 +61,7 @@ class Hold(StrEnum):
     """Why a silent host is not fenced by itself now."""
 
     OFF = "off"
+    RETURNED = "returned"
     FENCING = "fencing"
     DISABLED = "disabled"
     MAINTENANCE = "maintenance"
@@ -111,14 +115,20 @@ def too_many_silent(hosts: Iterable[HostFacts]) -> frozenset[str]:
     """Ids of the clusters in which nothing is fenced without an admin: more than half of their hosts, or of all the
     fleet's, do not answer. Then it is likely that the control plane is cut off rather than they.
 
-    A host that is only being connected does not answer either. Hosts in maintenance and hosts proved off are left out.
+    A host that is only being connected does not answer either. Hosts in maintenance are left out, and so are hosts
+    proved off, unless they were heard since and do not answer now: what took others away may have taken them.
     """
-    known = [host for host in hosts if host.in_service and host.fence is not FenceState.OFF]
+    known = [host for host in hosts if host.in_service and (host.fence is not FenceState.OFF or _is_lost_again(host))]
     total = Counter(host.cluster_id for host in known)
     missing = Counter(host.cluster_id for host in known if host.state is not HostState.UP)
     if 2 * missing.total() > total.total():
         return frozenset(total)
     return frozenset(cluster_id for cluster_id in total if 2 * missing[cluster_id] > total[cluster_id])
+
+
+def _is_lost_again(host: HostFacts) -> bool:
+    """Whether a host that was proved off and heard again has fallen silent: the proof says nothing of what it ran."""
+    return host.fence is FenceState.OFF and host.heard and host.fell_silent
 
 
 def retry_s(attempts: int) -> float:
@@ -133,8 +143,8 @@ def _by_lease(host: HostFacts) -> bool:
 
 
 def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -> Hold | None:
-    if host.fence is FenceState.OFF:
-        return Hold.OFF
+    if host.fence is FenceState.OFF and not _is_lost_again(host):
+        return Hold.RETURNED if host.heard else Hold.OFF
     if host.fence is FenceState.FENCING:
         return Hold.FENCING
     if not rule.enabled:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from peewee import Case, fn
+from peewee import JOIN, Case, fn
 
 from ostler_control import settings
 from ostler_control.events import SYSTEM
@@ -19,6 +19,7 @@ from ostler_control.models import (
     Host,
     HostFence,
     HostGuard,
+    HostSilence,
     HostState,
     Operation,
     OperationState,
@@ -43,21 +44,31 @@ class Silence:
 
     def update(self, clock_s: float) -> None:
         """Reads the hosts' states."""
-        silent = Host.select(Host.id, Host.state_time).where(Host.state == HostState.DISCONNECTED, ~Host.removed)
-        rows = dict(tuples(silent, tuple[str, datetime.datetime]))
-        self._since = {host_id: self._first(host_id, time, clock_s) for host_id, time in rows.items()}
+        self._since = {host_id: self._first(host_id, time, clock_s) for host_id, time in silences().items()}
 
     def _first(self, host_id: str, state_time: datetime.datetime, clock_s: float) -> tuple[datetime.datetime, float]:
         before = self._since.get(host_id)
         return before if before and before[0] == state_time else (state_time, clock_s)
 
     def is_quiet(self) -> bool:
-        """Whether no host is silent."""
+        """Whether no host is silent, other than such as are fenced and were not heard since."""
         return not self._since
 
     def seconds(self, clock_s: float) -> dict[str, float]:
         """For how long each silent host has been silent."""
         return {host_id: clock_s - since for host_id, (_, since) in self._since.items()}
+
+
+def silences() -> dict[str, datetime.datetime]:
+    """Since when hosts are silent that may have to be fenced, as the watcher has recorded it: those that are
+    disconnected, and those that were proved off, were heard again, and have fallen silent."""
+    query = Host.select(Host.id, Host.state, Host.state_time, HostSilence.time)
+    query = query.join(HostFence, JOIN.LEFT_OUTER, on=(HostFence.host == Host.id) & HostFence.heard)
+    query = query.join(HostSilence, JOIN.LEFT_OUTER, on=HostSilence.host == HostFence.host)
+    again = (Host.state == HostState.FENCED) & HostSilence.time.is_null(False)
+    query = query.where((Host.state == HostState.DISCONNECTED) | again, ~Host.removed)
+    rows = tuples(query, tuple[str, HostState, datetime.datetime, datetime.datetime])
+    return {host_id: time if state is HostState.DISCONNECTED else again for host_id, state, time, again in rows}
 
 
 def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
@@ -67,6 +78,7 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
     guarding = HostGuard.select(HostGuard.host).where(HostGuard.state == GuardState.GUARDING, HostGuard.term != "")
     leases = {host_id for (host_id,) in tuples(guarding, tuple[str])}
     fences = {row.host_id: row for row in HostFence.select()}
+    quiet = {host_id for (host_id,) in tuples(HostSilence.select(HostSilence.host), tuple[str])} if fences else set()
     time = now()
 
     def one(host: Host) -> HostFacts:
@@ -81,6 +93,8 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
             has_device=host.id in devices,
             has_lease=host.id in leases,
             fence=fence.state if fence else None,
+            heard=fence.heard if fence else False,
+            fell_silent=host.state is HostState.FENCED and host.id in quiet,
             attempts=fence.attempts if fence else 0,
             failed_s=(time - fence.state_time).total_seconds() if fence else 0.0,
         )

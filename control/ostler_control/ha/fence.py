@@ -20,7 +20,7 @@ from ostler_control.ha.fence_agents import Action, Power
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.self_fence import watch_lease
 from ostler_control.hosts.rows import address
-from ostler_control.models import FenceDevice, FenceState, Host, HostFence, HostState, Operation, now
+from ostler_control.models import FenceDevice, FenceState, Host, HostFence, HostSilence, HostState, Operation, now
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 
@@ -67,6 +67,7 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool, lease: bool 
             "HOST_UP",
             {"host": host.name},
         )
+    HostSilence.delete().where(HostSilence.host == host.id).execute()  # the watcher soon says whether it is heard
     values = {"state": FenceState.FENCING, "state_time": now(), "operation_id": operation.id, "heard": False}
     renewable = (HostFence.state == FenceState.FAILED) | ((HostFence.state == FenceState.OFF) & HostFence.heard)
     try:
@@ -180,12 +181,16 @@ def _fail(condition: object, reason: str) -> None:
     so, and counts as heard: its VMs stay where they are until it is given back or proved off anew."""
     for row in HostFence.select().where(condition, HostFence.state == FenceState.FENCING):
         if row.proof:
-            values = {"state": FenceState.OFF, "state_time": now(), "heard": True, "reason": reason}
+            values = {
+                "state": FenceState.OFF, "state_time": now(), "heard": True,
+                "attempts": row.attempts + 1, "reason": reason,
+            }  # fmt: skip
             HostFence.update(**values).where(HostFence.id == row.id).execute()
             continue
         values = {"state": FenceState.FAILED, "state_time": now(), "attempts": row.attempts + 1, "reason": reason}
         HostFence.update(**values).where(HostFence.id == row.id).execute()
         state = HostState.UP if row.heard else HostState.DISCONNECTED
+        HostSilence.delete().where(HostSilence.host == row.host_id).execute()
         Host.update(state=state, state_time=now(), state_reason=f"not fenced: {reason}").where(
             Host.id == row.host_id, Host.state == HostState.FENCED
         ).execute()

@@ -14,6 +14,7 @@ from ostler_control.models import (
     FenceState,
     Host,
     HostFence,
+    HostSilence,
     HostState,
     PowerState,
     Priority,
@@ -80,11 +81,13 @@ def _free(vm: Vm, host: Host, priority: Priority) -> None:
 def is_in_doubt(host_id: str) -> bool:
     """Whether a host is not to be given back yet; within the caller's transaction.
 
-    It is not proved off or not heard again, an operation holds a VM that is placed there, it has not reported the
-    power state of one, or it runs a VM that is placed elsewhere.
+    It is not proved off or not heard again, it is silent now, an operation holds a VM that is placed there, it has not
+    reported the power state of one, or it runs a VM that is placed elsewhere.
     """
     heard = (HostFence.host == host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
     if not HostFence.select().where(heard).exists():
+        return True
+    if HostSilence.select().where(HostSilence.host == host_id).exists():
         return True
     placed = (Vm.host == host_id) | (Vm.destination == host_id)
     unknown = (Vm.operation_id != "") | (Vm.state == VmState.MIGRATING) | ~Vm.power_state.in_(_EXECUTING)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,10 +27,11 @@ from ostler_control.models import (
 from ostler_control.placement import Demand
 from ostler_control.placement.reserve import Load, Room, Shortfall, shortfall
 from ostler_control.scheduling import placement_query, protection
-from ostler_control.states import FenceState, HostState
+from ostler_control.states import HostState
 
 EXPLANATIONS: Mapping[Hold, str] = {
     Hold.OFF: "it is proved off: its VMs may start elsewhere",
+    Hold.RETURNED: "it was proved off and is heard again: it is given back once nothing there is in doubt",
     Hold.FENCING: "it is being fenced",
     Hold.DISABLED: "silent, and not fenced without an admin: ha.enable is false",
     Hold.MAINTENANCE: "silent, and not fenced: it is in maintenance",
@@ -42,10 +42,6 @@ EXPLANATIONS: Mapping[Hold, str] = {
     Hold.RETRY_LATER: "silent; fencing it failed and is tried again",
     Hold.RATE_LIMIT: "silent, and not fenced now: ha.fence.limit was reached in the last hour",
 }
-
-
-# What is shown of a host whether it is silent or not.
-_UNDER_WAY = {FenceState.OFF: Hold.OFF, FenceState.FENCING: Hold.FENCING}
 
 
 @dataclass(frozen=True)
@@ -81,9 +77,8 @@ def status(cluster: Cluster) -> Status:
     its own clock alone.
     """
     at = settings.At(cluster_id=cluster.id)
-    silent = Host.select(Host.id, Host.state_time).where(Host.state == HostState.DISCONNECTED, ~Host.removed)
-    since = tuples(silent, tuple[str, datetime.datetime])
-    found = {host.id: host for host in facts.hosts({row_id: (now() - time).total_seconds() for row_id, time in since})}
+    since = {row_id: (now() - time).total_seconds() for row_id, time in facts.silences().items()}
+    found = {host.id: host for host in facts.hosts(since)}
     holds = {decision.host_id: decision.hold or Hold.WAITING for decision in decide(found.values(), facts.rules())}
     rows = list(Host.select().where(Host.cluster == cluster.id, ~Host.removed).order_by(Host.name))
     errors = dict(tuples(FenceDevice.select(FenceDevice.host, FenceDevice.test_error), tuple[str, str]))
@@ -92,8 +87,7 @@ def status(cluster: Cluster) -> Status:
 
     def one(row: Host) -> HostStatus:
         host = found[row.id]
-        hold = _UNDER_WAY.get(host.fence) if host.fence else None
-        hold = hold or holds.get(row.id)
+        hold = holds.get(row.id)
         told = EXPLANATIONS[hold] if hold else ""
         why = ": ".join(filter(None, (told, reasons.get(row.id, ""))))
         return HostStatus(row, host, errors.get(row.id, ""), hold.value if hold else "", why, guards.get(row.id))

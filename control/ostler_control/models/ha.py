@@ -58,6 +58,14 @@ class HostFence(BaseModel):
     reason = TextField(default="")
 
 
+class HostSilence(BaseModel):
+    """A fenced host that does not answer, which its state does not tell. time: since when."""
+
+    host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
+    host_id: str
+    time = DateTimeField(default=now)
+
+
 class HostGuard(BaseModel):
     """How a host's guardian stood when the host was last asked. Without a row it was never to guard anything.
 

@@ -39,6 +39,7 @@ from ostler_control.models import (
     HostFence,
     HostGuard,
     HostPower,
+    HostSilence,
     ImportDiskPassphrase,
     ImportFile,
     ImportPlan,
@@ -162,6 +163,7 @@ FROZEN = {
     "0043_template_tpms": "a2cd94cf2ffec83b62e67cd85e62ed692f3c5c9c41e13a1ca636fa2318294bb2",
     "0044_more_kinds_with_labels": "81abf7f42e764a0f9ee82b190fef1304cc5bfb3311841b122924768d864735bf",
     "0045_vm_absences": "a5fa014c50d2c98b0c1ede8a17386e2aa2e4bbc75c278cb3532ab3c68225f0da",
+    "0046_host_silence": "c1587e70121a4db1ca041ba136fc7b5c626c06b03c2cef2cf4b66f4ec88a21cf",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -825,6 +827,22 @@ def test_more_kinds_get_labels(tmp_path: Path) -> None:
                     table.create(object=row, key="keep", value="no")
                 row.delete_instance()
                 assert table.select().count() == 0
+
+
+def test_the_silence_of_fenced_hosts_can_be_recorded_of_hosts_from_before(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0003_setting_scopes")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            Runner(db.obj, str(_MIGRATIONS)).up("0045_vm_absences")
+        assert "0046_host_silence" in database.migrate()
+        with database.session():
+            HostSilence.create(host="h")
+            with pytest.raises(peewee.IntegrityError):
+                HostSilence.create(host="h")
+            Host.delete().where(Host.id == "h").execute()
+            assert HostSilence.select().count() == 0
 
 
 def test_what_hosts_answered_of_vms_can_be_recorded_of_vms_from_before(tmp_path: Path) -> None:

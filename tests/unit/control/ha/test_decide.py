@@ -14,6 +14,8 @@ from ostler_control.states import FenceState, HostState
 
 UP = HostFacts("h1", "c", HostState.UP, protected_vms=2, has_device=True)
 DEAD = replace(UP, id="h0", state=HostState.DISCONNECTED, silent_s=90)
+RETURNED = replace(DEAD, state=HostState.FENCED, fence=FenceState.OFF, heard=True, silent_s=0)
+LOST_AGAIN = replace(RETURNED, fell_silent=True, silent_s=90)
 RULES = {"c": Rules(True, 60, 3)}
 
 
@@ -39,6 +41,12 @@ def test_a_host_that_is_silent_long_enough_is_fenced() -> None:
         (replace(DEAD, in_service=False), RULES["c"], Hold.MAINTENANCE),
         (replace(DEAD, state=HostState.FENCED, fence=FenceState.FENCING), RULES["c"], Hold.FENCING),
         (replace(DEAD, state=HostState.FENCED, fence=FenceState.OFF), RULES["c"], Hold.OFF),
+        (replace(DEAD, state=HostState.FENCED, fence=FenceState.OFF, fell_silent=True), RULES["c"], Hold.OFF),
+        (RETURNED, RULES["c"], Hold.RETURNED),
+        (replace(LOST_AGAIN, silent_s=59.9), RULES["c"], Hold.WAITING),
+        (replace(LOST_AGAIN, attempts=1, failed_s=59), RULES["c"], Hold.RETRY_LATER),
+        (replace(LOST_AGAIN, has_device=False), RULES["c"], Hold.NO_DEVICE),
+        (LOST_AGAIN, RULES["c"], None),
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=59), RULES["c"], Hold.RETRY_LATER),
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=61), RULES["c"], None),
         (DEAD, Rules(False, 60, 3), Hold.DISABLED),
@@ -76,6 +84,15 @@ def test_a_host_that_is_proved_off_does_not_hold_up_the_next() -> None:
     assert [one.hold for one in decide([off, DEAD, *others(1)], RULES)] == [None, Hold.OFF]
 
 
+def test_hosts_that_had_returned_and_are_silent_again_count_as_missing() -> None:
+    again = [replace(LOST_AGAIN, id=f"r{number}") for number in range(3)]
+    assert {one.hold for one in decide([*again, *others(2)], RULES)} == {Hold.TOO_MANY_SILENT}
+    assert [one.hold for one in decide([*again, *others(3)], RULES)] == [None, None, None]
+    assert hold_of(DEAD, up=1) is None
+    returned = [replace(RETURNED, id=f"r{number}") for number in range(3)]
+    assert [one.hold for one in decide([DEAD, *returned, *others(1)], RULES)] == [None, *[Hold.RETURNED] * 3]
+
+
 def test_without_a_host_that_could_start_its_vms_a_host_is_not_fenced() -> None:
     in_maintenance = [replace(UP, id=f"m{number}", in_service=False) for number in range(4)]
     elsewhere = [replace(UP, id=f"e{number}", cluster_id="other") for number in range(4)]
@@ -106,6 +123,8 @@ HOSTS = st.builds(
     protected_vms=st.integers(0, 3),
     has_device=st.booleans(),
     fence=st.sampled_from([None, None, FenceState.FENCING, FenceState.FAILED, FenceState.OFF]),
+    heard=st.booleans(),
+    fell_silent=st.booleans(),
     attempts=st.integers(0, 3),
     failed_s=st.floats(0, 2000),
 )
@@ -131,10 +150,12 @@ def test_for_every_fleet_what_is_fenced_is_silent_known_and_few(
         assert host.has_device
         assert host.protected_vms
         assert host.in_service
-        assert host.fence not in (FenceState.FENCING, FenceState.OFF)
+        assert host.fence is not FenceState.FENCING
+        assert host.fence is not FenceState.OFF or (host.heard and host.fell_silent)
         mates = [mate for mate in hosts if mate.cluster_id == host.cluster_id]
         assert any(mate.state is HostState.UP for mate in mates)
-        counted = [mate for mate in mates if mate.in_service and mate.fence is not FenceState.OFF]
+        left_out = [mate for mate in mates if mate.fence is FenceState.OFF and not (mate.heard and mate.fell_silent)]
+        counted = [mate for mate in mates if mate.in_service and mate not in left_out]
         assert 2 * sum(mate.state is not HostState.UP for mate in counted) <= len(counted)
     for name in ("c", "d"):
         assert len({host.id for host in fenced if host.cluster_id == name} | set(tried)) <= max(limit, len(tried))
@@ -143,7 +164,12 @@ def test_for_every_fleet_what_is_fenced_is_silent_known_and_few(
 
 @given(st.lists(HOSTS, max_size=10, unique_by=lambda host: host.id))
 def test_a_control_plane_that_has_lost_its_network_fences_nobody(hosts: list[HostFacts]) -> None:
-    silent = [replace(host, state=HostState.DISCONNECTED, fence=None) for host in hosts]
+    silent = [
+        replace(LOST_AGAIN, id=host.id, cluster_id=host.cluster_id)
+        if host.fence is FenceState.OFF
+        else replace(host, state=HostState.DISCONNECTED, fence=None)
+        for host in hosts
+    ]
     assert not [one for one in decide(silent, {"c": Rules(True, 0, 9), "d": Rules(True, 0, 9)}) if one.fence]
 
 

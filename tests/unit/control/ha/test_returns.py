@@ -23,6 +23,7 @@ from ostler_control.ha.ended import Ended, ended_vms
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.ha.free import free_vms
+from ostler_control.models import Event as EventRow
 from ostler_control.models import (
     FenceState,
     Host,
@@ -109,6 +110,93 @@ def test_a_start_that_was_under_way_reaches_the_host_before_the_watcher_does(
     clock.tick()
     finish_all(engine)
     assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+
+
+def tell(site: Site, name: str, state: HostState) -> None:
+    """What the watcher says every few seconds."""
+    store.set_state(watched(site, name), state, "")
+
+
+def lose_again(site: Site, engine: Engine, clock: Clock) -> None:
+    """h1 is proved off; the start of "other", protected, reaches it when it has returned; then it dies."""
+    priorities.set_vm(vm("other"), Priority.HIGH, "root")
+    assert outcome(engine, site.record(lambda: vms.stop(vm("other"), "alice", 0))) == OK
+    with transaction():
+        starting = vms.start(vm("other"), "alice", host=site.host("h1"))
+    die(site, "h1")
+    assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=True, automatic=False))) == OK
+    site.hosts["h1"].start()
+    launch(starting)
+    assert outcome(engine, starting) == OK
+    tell(site, "h1", HostState.UP)
+    site.hosts["h1"].stop()
+    tell(site, "h1", HostState.DISCONNECTED)
+    clock.tick()
+
+
+@ON_BOTH
+def test_a_returned_host_that_dies_again_is_fenced_again_and_its_vms_start_elsewhere(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
+) -> None:
+    lose_again(site, engine, clock)
+    finish_all(engine)
+    told = [row.message for row in EventRow.select().where(EventRow.type == "host.disconnected")]
+    assert len(told) == 1
+    assert "silent again before it was given back" in told[0]
+    clock.tick(59)
+    tell(site, "h1", HostState.DISCONNECTED)
+    assert bmc.calls() == ["off", "status"]
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1"), "the old proof says nothing of it"
+    site.hosts["h1"].vms.clear()
+    clock.tick(2)
+    finish_all(engine)
+    assert bmc.calls() == ["off", "status"] * 2
+    for _ in range(2):
+        clock.tick()
+        finish_all(engine)
+    assert (vm("other").state, host_of("other") in ("h2", "h3")) == (VmState.RUNNING, True)
+    for _ in range(4):
+        clock.tick(600)
+        finish_all(engine)
+    assert bmc.calls() == ["off", "status"] * 2, "it was not heard since"
+    site.check_whole()
+
+
+def test_a_returned_host_that_is_heard_again_in_time_is_not_fenced(
+    site: Site, engine: Engine, bmc: FakeDevice, clock: Clock
+) -> None:
+    lose_again(site, engine, clock)
+    for state in (HostState.UP, HostState.CONNECTING):
+        clock.tick(59)
+        tell(site, "h1", state)
+        tell(site, "h1", HostState.DISCONNECTED)
+        clock.tick(1)
+    finish_all(engine)
+    assert bmc.calls() == ["off", "status"]
+    site.hosts["h1"].start()
+    clock.tick(60)
+    finish_all(engine)
+    assert bmc.calls() == ["off", "status"], "it answers right before it would be switched off"
+    assert "answers again" in HostFence.get().reason
+    assert HostFence.get().attempts == 1
+    tell(site, "h1", HostState.UP)
+    compare(view(site, "h1"))
+    clock.tick()
+    wait_until(lambda: site.host("h1").state is HostState.UP)
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1")
+
+
+def test_a_returned_host_that_is_silent_again_is_not_given_back(
+    site: Site, engine: Engine, clock: Clock, returned: str
+) -> None:
+    Vm.update(power_state=PowerState.RUNNING).execute()
+    tell(site, "h1", HostState.DISCONNECTED)
+    clock.tick()
+    finish_all(engine)
+    assert site.host("h1").state is HostState.FENCED
+    tell(site, "h1", HostState.UP)
+    clock.tick()
+    wait_until(lambda: site.host("h1").state is HostState.UP)
 
 
 def view(site: Site, name: str) -> HostView:
