@@ -35,7 +35,7 @@ from ostler_control.hosts import loads as host_loads
 from ostler_control.keys import Keyring
 from ostler_control.models import HostState
 from ostler_control.operations.starts import is_starting
-from ostler_control.outage import DATABASE_ERRORS
+from ostler_control.outage import DATABASE_ERRORS, outage
 from ostler_control.pools import reach
 from ostler_control.trust.revocation import TrustBundle
 
@@ -157,7 +157,7 @@ class Watcher:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._database, partial(call, *args, **kwargs))
             except DATABASE_ERRORS as error:
-                log.error("the database does not answer, trying again", error=str(error))
+                log.error("the database cannot be used, trying again", error=str(outage(error) or error))
                 await asyncio.sleep(1)
 
     # The fleet's hosts.
