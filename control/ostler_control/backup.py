@@ -8,12 +8,16 @@ start after a restore takes it over (`operations.old_journal`).
 from __future__ import annotations
 
 import datetime
+import gzip
 import io
+import itertools
 import json
 import os
 import sqlite3
 import tarfile
 import tempfile
+import zlib
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,9 @@ from ostler_control.config import ControlConfig
 
 _DATABASE, _JOURNAL, _REPLICA, _MANIFEST = "ostler.sqlite", "dbos.sqlite", "replica_id", "manifest.json"
 _FORMAT = 1
+_ASIDE = ".before-restore"
+# What SQLite's files are called: the database, its log of writes, and the index of that.
+_ENDS = ("", "-wal", "-shm")
 _LOCK_TIMEOUT_S = 30.0
 _MAX_MANIFEST_BYTES = 1 << 20
 
@@ -66,15 +73,25 @@ def create(config: ControlConfig, path: Path) -> Manifest:
         try:
             _write_archive(part, manifest, scratch, config.state_dir / _REPLICA)
             part.replace(path)
+            _sync(path.parent)
         finally:
             part.unlink(missing_ok=True)
     return manifest
 
 
-def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Manifest:
+@dataclass(frozen=True)
+class Restored:
+    """manifest: of the backup; kept: what the database that was replaced is called now, if there was one."""
+
+    manifest: Manifest
+    kept: Path | None
+
+
+def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Restored:
     """Puts a backup's database in place, while the control plane is stopped.
 
-    replace: an existing database is kept beside the new one, with the suffix ".before-restore".
+    replace: an existing database is kept beside the new one, with the suffix ".before-restore", or ".before-restore-2"
+    and so on if a restore before this one has kept another.
     Raises InvalidArgumentError BAD_BACKUP; FailedPreconditionError: USE_PG_DUMP, RUNS_ALREADY, DATABASE_EXISTS,
     DATABASE_TOO_NEW. Then nothing has changed.
     """
@@ -93,17 +110,20 @@ def restore(config: ControlConfig, path: Path, *, replace: bool = False) -> Mani
                 "kept beside it",
                 "DATABASE_EXISTS",
             )
-        for name, place in (
-            (_JOURNAL, config.state.old_journal),
-            (_DATABASE, target),
-            (_REPLICA, config.state_dir / _REPLICA),
-        ):
-            _put_aside(place)
+        places = {
+            _JOURNAL: config.state.old_journal,
+            _DATABASE: target,
+            _REPLICA: config.state_dir / _REPLICA,
+        }
+        suffix = _free_suffix(places.values())
+        kept = target.with_name(target.name + suffix) if target.exists() else None
+        for name, place in places.items():
+            _put_aside(place, suffix)
             if (scratch / name).exists():
                 _sync(scratch / name)
                 (scratch / name).replace(place)
         _sync(config.state_dir)
-    return manifest
+    return Restored(manifest, kept)
 
 
 def _database_file(config: ControlConfig) -> Path:
@@ -151,6 +171,9 @@ def _write_archive(path: Path, manifest: Manifest, scratch: Path, replica: Path)
 def _read_archive(path: Path, scratch: Path) -> Manifest:
     """Unpacks the known members, whatever else is in the archive."""
     try:
+        with gzip.open(path) as packed:
+            while packed.read(1 << 20):  # to its end, where the checksum is: tarfile does not read that
+                pass
         with tarfile.open(path, "r:gz") as archive:
             for name in (_MANIFEST, _DATABASE, _JOURNAL, _REPLICA):
                 try:
@@ -167,7 +190,7 @@ def _read_archive(path: Path, scratch: Path) -> Manifest:
         if content["format"] != _FORMAT:
             raise KeyError("format")
         return Manifest(str(content["create_time"]), str(content["version"]), tuple(map(str, content["migrations"])))
-    except (tarfile.TarError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError, KeyError, TypeError, ValueError) as error:
         raise InvalidArgumentError(
             f"{path} is not a whole backup made by `ostler-control backup` ({type(error).__name__})", "BAD_BACKUP"
         ) from error
@@ -192,12 +215,23 @@ def _check(scratch: Path, manifest: Manifest) -> None:
             raise InvalidArgumentError(f"the backup's {name} is damaged: {answer}", "BAD_BACKUP")
 
 
-def _put_aside(path: Path) -> None:
+def _free_suffix(places: Collection[Path]) -> str:
+    """One that no file has which an earlier restore has put aside: the log of writes of one database beside another one
+    would destroy it."""
+    suffixes = itertools.chain([_ASIDE], (f"{_ASIDE}-{number}" for number in itertools.count(2)))
+
+    def is_free(suffix: str) -> bool:
+        return not any(place.with_name(f"{place.name}{suffix}{end}").exists() for place in places for end in _ENDS)
+
+    return next(filter(is_free, suffixes))
+
+
+def _put_aside(path: Path, suffix: str) -> None:
     """Renames a file that is in the way; SQLite's files beside it go with it."""
-    for suffix in ("", "-wal", "-shm"):
-        old = path.with_name(path.name + suffix)
+    for end in _ENDS:
+        old = path.with_name(path.name + end)
         if old.exists():
-            old.replace(path.with_name(f"{path.name}.before-restore{suffix}"))
+            old.replace(path.with_name(f"{path.name}{suffix}{end}"))
 
 
 def _sync(path: Path) -> None:

@@ -206,11 +206,14 @@ def restore(config_path: Path | None, file: Path, replace: bool) -> None:
 
     try:
         config = load_config(config_path)
-        manifest = backups.restore(config, file.absolute(), replace=replace)
+        restored = backups.restore(config, file.absolute(), replace=replace)
         give_to_service(config.state_dir)
     except (OstlerError, OSError, sqlite3.Error) as error:
         _fail(f"nothing was restored: {error}")
+    manifest = restored.manifest
     click.echo(f"restored the backup of {manifest.create_time}, made by Ostler {manifest.version}")
+    if restored.kept is not None:
+        click.echo(f"the database that was there is kept: {restored.kept}")
     click.echo("next: start the control plane, then `ostler-control check`")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sqlite3
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from ostler_common.errors import FailedPreconditionError, OstlerError
+from ostler_common.errors import FailedPreconditionError, InvalidArgumentError, OstlerError
 from ostler_control import backup, database, run_lock
 from ostler_control.config import ControlConfig
 from ostler_control.main import main
@@ -134,6 +135,50 @@ def test_a_damaged_or_newer_backup_changes_nothing(bound: ControlConfig, tmp_pat
     assert [path.name for path in copy.state_dir.iterdir()] == [".run.lock"]
 
 
+def test_a_backup_with_a_wrong_bit_anywhere_is_refused(bound: ControlConfig, tmp_path: Path) -> None:
+    """Or restored as it was: the archive's header has bits that mean nothing."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    with database.transaction():
+        for number in range(20):
+            Account.create(name=f"account-{number}")
+    backup.create(bound, good)
+    content, whole = good.read_bytes(), 0
+    for number, position in enumerate(range(0, len(content), len(content) // 50)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << number % 8
+        bad.write_bytes(damaged)
+        copy = ControlConfig(state_dir=tmp_path / f"copy{number}")
+        with contextlib.suppress(InvalidArgumentError):
+            backup.restore(copy, bad)
+            assert _tables(copy.state_dir / "ostler.db") == _tables(Path(bound.database.removeprefix("sqlite:///")))
+            whole += 1
+    assert whole <= 1
+
+
+def _tables(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def test_each_database_that_a_restore_replaces_is_kept(config: ControlConfig, tmp_path: Path) -> None:
+    """With its log of writes, which would destroy another one. As when the wrong backup was restored first."""
+    file, database_file = tmp_path / "x.backup", config.state_dir / "ostler.db"
+    database_file.write_text("first")
+    (config.state_dir / "ostler.db-wal").write_text("its log")
+    other = ControlConfig(state_dir=tmp_path / "other")
+    other.state_dir.mkdir()
+    database.connect(other.database)
+    database.migrate()
+    database.disconnect()
+    backup.create(other, file)
+    kept = []
+    for text in ("first", "second", "third"):
+        database_file.write_text(text)
+        kept.append(backup.restore(config, file, replace=True).kept)
+    assert [path.read_text() for path in kept if path] == ["first", "second", "third"]
+    assert sorted(path.name for path in config.state_dir.glob("*-wal")) == ["ostler.db.before-restore-wal"]
+
+
 def _rewrite(good: Path, bad: Path, damage: str) -> None:
     with tarfile.open(good) as source, tarfile.open(bad, "w:gz") as target:
         for member in source.getmembers():
@@ -170,3 +215,4 @@ def test_the_commands(bound: ControlConfig, tmp_path: Path, monkeypatch: pytest.
     restored = CliRunner().invoke(main, ["restore", str(file), "--replace"])
     assert restored.exit_code == 0, restored.output
     assert "ostler-control check" in restored.output
+    assert f"is kept: {bound.state_dir / 'ostler.db.before-restore'}" in restored.output
