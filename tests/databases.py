@@ -50,7 +50,7 @@ def postgresql_programs() -> Path | None:
 
 
 class PostgresServer:
-    """A PostgreSQL server on a free loopback port. url: up to and including the slash before the database.
+    """A PostgreSQL server on a free loopback port, `port`. url: up to and including the slash before the database.
 
     It dies with this process, whatever happens to it. PostgreSQL refuses to run as root, so root runs it as `postgres`.
     disks: those of its tables and of its write-ahead log, if they are others than the one it is on.
@@ -77,13 +77,13 @@ class PostgresServer:
             check=True,
             capture_output=True,
         )
-        self._port = free_port()
-        self.url = f"postgresql://ostler@127.0.0.1:{self._port}/"
+        self.port = free_port()
+        self.url = f"postgresql://ostler@127.0.0.1:{self.port}/"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns once it answers."""
-        options = [*_OPTIONS, f"port={self._port}", *(_SMALL_OPTIONS if self.disks else ())]
+        options = [*_OPTIONS, f"port={self.port}", *(_SMALL_OPTIONS if self.disks else ())]
         settings = [word for option in options for word in ("-c", option)]
         postgres: list[str | Path] = [self._programs / "postgres", "-D", self._data, "-h", "127.0.0.1", *settings]
         with (self._directory / "log").open("ab") as log:
@@ -96,10 +96,10 @@ class PostgresServer:
             )
         _wait_for(self.url, self._process, self._directory / "log")
 
-    def stop(self) -> None:
-        """Ends every connection."""
+    def stop(self, *, crash: bool = False) -> None:
+        """Ends every connection. crash: leaves its files as they are, to be recovered by the next start."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGINT)  # its fast shutdown
+            self._process.send_signal(signal.SIGQUIT if crash else signal.SIGINT)  # its immediate and fast shutdown
             self._process.wait(30)
             self._process = None
 

@@ -23,7 +23,7 @@ from tests.chaos.log import Auditor
 from tests.chaos.moves import Moves
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.site import Place, place
-from tests.sites import new_agents
+from tests.sites import Site, new_agents
 
 CLIENTS = 6
 LAST_CALLS_S, REST_S = 200.0, 120.0
@@ -80,7 +80,7 @@ class Watch:
 def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict:
     """Raises AssertionError when the run itself does not come to its end."""
     begin = time.monotonic()
-    with place(directory, replicas, CLIENTS) as at:
+    with place(directory, seed, replicas, CLIENTS) as at:
         watch, auditor, nemesis = Watch(at), Auditor(), Nemesis(at, seed)
         clients = Clients(at.profiles, seed)
         clients.start()
@@ -122,7 +122,7 @@ def _at_rest(at: Place, moves: Moves) -> list[str]:
                     moves.put_right(vm_id)
                 try:
                     at.site.check_whole(lost_hosts=True)
-                    left = _checked(at)
+                    left = _checked(at.site)
                 except AssertionError as error:
                     left = [f"at rest: {error}"]
                 if not left:
@@ -132,12 +132,12 @@ def _at_rest(at: Place, moves: Moves) -> list[str]:
         time.sleep(0.5)
 
 
-def _checked(at: Place) -> list[str]:
+def _checked(site: Site) -> list[str]:
     """What `ostler-control check` says, but of VMs that an operation which lost its host has left: the model judges
     those."""
     left = {row.name for row in Vm.select() if row.state is VmState.FAILED or _is_off(row)}
-    with contextlib.closing(new_agents(at.site.state_dir)) as agents:
-        report = inspect(agents, at.site.keys)
+    with contextlib.closing(new_agents(site.state_dir)) as agents:
+        report = inspect(agents, site.keys)
     found = [one for one in report.findings if not left & {*one.object.split()}]
     return [f"check: {text}" for text in (*(f"{one.object}: {one.message}" for one in found), *report.unchecked)]
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from ostler_control.trust import users
 
 from tests import databases, sites
 from tests.chaos.history import user_of
+from tests.chaos.wires import Wires
 from tests.databases import PostgresServer, free_port, run_sql
 from tests.fakes.fleet import Fleet
 from tests.fakes.relay import Relay
@@ -43,13 +44,14 @@ PORT_TAKEN = "the port is in use"
 
 @dataclass
 class Replica:
-    """A process. relay: through which clients reach it."""
+    """A process. relay: through which clients reach it; database: through which it reaches PostgreSQL."""
 
     state_dir: Path
     url: str
     port: int
     relay: Relay
     log: Path
+    database: Relay | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -88,11 +90,12 @@ class Replica:
 
 @dataclass
 class Place:
-    """profiles: of the clients; hosts: the relay before each agent, by the host's name; server: PostgreSQL, if the
-    database is on it; disk: that of the control plane, if it may be filled."""
+    """profiles: of the clients; wires: all networks; hosts: the relay before each agent, by the host's name; server:
+    PostgreSQL, if the database is on it; disk: that of the control plane, if it may be filled."""
 
     site: Site
     profiles: list[Path]
+    wires: Wires
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
@@ -120,9 +123,10 @@ def _tell(fake: FakeHost) -> None:
 
 
 @contextlib.contextmanager
-def place(directory: Path, replicas: int, clients: int) -> Iterator[Place]:
+def place(directory: Path, seed: int, replicas: int, clients: int) -> Iterator[Place]:
     """With one replica on SQLite, with more on a PostgreSQL server of its own."""
     with contextlib.ExitStack() as stack:
+        wires = Wires(stack, seed)
         server, url = None, ""
         if replicas > 1:
             server = stack.enter_context(databases.postgresql_server(small=os.geteuid() == 0))
@@ -143,9 +147,8 @@ def place(directory: Path, replicas: int, clients: int) -> Iterator[Place]:
             hosts = {}
             for name, fake in site.hosts.items():
                 _tell(fake)
-                hosts[name] = Relay(fake.port)
-                stack.callback(hosts[name].close)
-                Host.update(address=f"127.0.0.1:{hosts[name].port}").where(Host.name == name).execute()
+                hosts[name] = wires.add(fake.port)
+                Host.update(address=wires.address(hosts[name])).where(Host.name == name).execute()
         members = []
         for number in range(replicas):
             state_dir = directory / f"replica-{number}"
@@ -154,26 +157,29 @@ def place(directory: Path, replicas: int, clients: int) -> Iterator[Place]:
             else:
                 shutil.copytree(fleet.config.state_dir, state_dir)
             port = free_port()
-            relay = Relay(port)
-            stack.callback(relay.close)
-            replica = Replica(state_dir, fleet.config.database, port, relay, directory / f"replica-{number}.log")
+            own, relay = None, wires.add(port)
+            database_url = fleet.config.database
+            if server is not None:
+                own = wires.add(server.port)
+                database_url = f"postgresql://ostler@{wires.address(own)}/ostler"
+            replica = Replica(state_dir, database_url, port, relay, directory / f"replica-{number}.log", own)
             stack.callback(replica.kill)
             replica.start()
             members.append(replica)
-        profiles = [_profile(fleet, user_of(number), members) for number in range(clients)]
-        found = Place(site, profiles, members, hosts, server, disk)
+        addresses = ",".join(wires.address(replica.relay) for replica in members)
+        profiles = [_profile(fleet, user_of(number), addresses) for number in range(clients)]
+        found = Place(site, profiles, wires, members, hosts, server, disk)
         found.wait_for_replicas()
         yield found
 
 
-def _profile(fleet: Fleet, name: str, members: Sequence[Replica]) -> Path:
+def _profile(fleet: Fleet, name: str, addresses: str) -> Path:
     """That of a new user, an admin of the same account as all."""
     with database.transaction():
         account = Account.get(Account.name == "admin")
         user = users.create(name, Role.ADMIN, account, "test")
         key, csr = pki.new_key_and_csr(users.identity(user))
         own = fleet.credentials(name, key, users.issue(fleet.authority, user, csr, "test"))
-    addresses = ",".join(f"127.0.0.1:{replica.relay.port}" for replica in members)
     path = fleet.directory / f"{name}.toml"
     path.write_text(text(addresses, str(load(fleet.directory / "profile.toml").ca), str(own.certificate), str(own.key)))
     return path

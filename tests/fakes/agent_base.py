@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from ostler.types.v1 import guest_pb2
 from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext
+from ostler_common.errors import UnavailableError
 
 from tests.fakes.faults import Errors, Fault
 from tests.fakes.guard import FakeGuard
@@ -24,6 +26,15 @@ from tests.fakes.watched_host import WatchedHost
 
 if TYPE_CHECKING:
     from tests.fakes.working_agent import Fleet
+
+
+# What a hypervisor's daemon may do, and then end before it says so.
+_DONE_UNHEARD = frozenset({"vm.start", "vm.stop", "vm.define", "vm.delete"})
+
+
+def no_daemon() -> UnavailableError:
+    """What an agent answers that cannot ask its hypervisor."""
+    return UnavailableError("the connection was reset (is libvirtd running?)", "LIBVIRT_UNAVAILABLE")
 
 
 class AgentBase:
@@ -56,6 +67,7 @@ class AgentBase:
         self.marked: set[str] = set()
         self.guard = FakeGuard(host_id, fleet.leases, self.end_vms)
         self.life = Life(fleet.directory / f"jobs-{host_id}")
+        self.daemon_away = False  # the hypervisor's: nothing is known of VMs, and what is asked of it may be done
         self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None
 
@@ -99,6 +111,10 @@ class AgentBase:
             if fault is None:
                 self.fleet.pace()
                 with self.fleet.lock:
+                    if self.daemon_away and kind.startswith(("vm.", "migration.")):
+                        if kind in _DONE_UNHEARD and random.random() < 0.5:
+                            self.life.do(life, job, work, kind)
+                        raise no_daemon()
                     result = self.life.do(life, job, work, kind)
                 self.fleet.pace()
                 return result

@@ -14,7 +14,7 @@ from ostler.types.v1 import volume_pb2 as types_volume_pb2
 from ostler_agent.jobs import JobContext
 from ostler_agent.pools import objects
 from ostler_agent.services import convert
-from ostler_common.errors import FailedPreconditionError, NotFoundError
+from ostler_common.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 
 from tests.fakes.agent_base import AgentBase
 from tests.fakes.files import File, bytes_of
@@ -57,6 +57,8 @@ class AgentFiles(AgentBase):
 
     def _put(self, ref: types_volume_pb2.VolumeRef, file: File) -> None:
         """Makes a volume: under another name, until it is complete."""
+        if ref.pool_id in self.fleet.full:
+            raise ResourceExhaustedError(f"pool {ref.pool_id} has no space left", "POOL_FULL")
         part = (ref.pool_id, ref.volume_id)
         self.fleet.parts.add(part)
         self.life.point()

@@ -11,6 +11,7 @@ from ostler_agent.looks import Look
 from ostler_agent.services import convert
 from ostler_common.errors import FailedPreconditionError
 
+from tests.fakes.agent_base import no_daemon
 from tests.fakes.agent_files import AgentFiles
 from tests.fakes.files import File
 from tests.fakes.machines import ABSENT, RUNNING, STOPPED, FakeTpm, Machine
@@ -31,7 +32,9 @@ class AgentMachines(AgentFiles):
         return self._runs(vm_id)
 
     def vm_infos(self) -> list[types_vm_pb2.VmInfo]:
-        """All its VMs."""
+        """All its VMs. Raises UnavailableError LIBVIRT_UNAVAILABLE."""
+        if self.daemon_away:
+            raise no_daemon()
         with self.fleet.lock:
             return [self._vm_info(vm_id) for vm_id in self.vms]
 

@@ -13,6 +13,7 @@ from ostler.types.v1 import vm_pb2 as types_vm_pb2
 from ostler_agent.jobs import JobContext
 from ostler_common.errors import FailedPreconditionError
 
+from tests.fakes.agent_base import no_daemon
 from tests.fakes.agent_machines import AgentMachines
 from tests.fakes.machines import Machine, without_keys
 
@@ -44,7 +45,8 @@ class VmCalls(AgentMachines):
         return self._job("DefineVm", "vm.define", request, context, work)
 
     def ListVms(self, request: vm_pb2.ListVmsRequest, context: grpc.ServicerContext) -> vm_pb2.ListVmsResponse:
-        return vm_pb2.ListVmsResponse(vms=self.vm_infos())
+        with self.errors(context):
+            return vm_pb2.ListVmsResponse(vms=self.vm_infos())
 
     def StopVm(self, request: vm_pb2.StopVmRequest, context: grpc.ServicerContext) -> Iterator[job_pb2.JobUpdate]:
         def work(job: JobContext) -> types_vm_pb2.VmInfo:
@@ -75,4 +77,7 @@ class VmCalls(AgentMachines):
         return self._job("DeleteVm", "vm.delete", request, context, work)
 
     def GetVm(self, request: vm_pb2.GetVmRequest, context: grpc.ServicerContext) -> types_vm_pb2.VmInfo:
-        return self._seen(request.vm_id)
+        with self.errors(context):
+            if self.daemon_away:
+                raise no_daemon()
+            return self._seen(request.vm_id)

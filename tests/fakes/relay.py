@@ -10,11 +10,11 @@ import time
 
 
 class Relay:
-    """Forwards 127.0.0.1:port to another port."""
+    """Forwards the port of an address of this machine to another port of 127.0.0.1."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, address: str = "127.0.0.1") -> None:
         self._target_port = target_port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
         self._dead = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,6 +12,7 @@ from ostler.types.v1 import host_pb2 as types_host_pb2
 from ostler.types.v1 import vm_pb2
 from ostler_agent.looks import Look
 from ostler_agent.services import convert
+from ostler_common.errors import UnavailableError
 from ostler_common.versions import own_version
 
 # How often it looks what has changed; a real one is called by its hypervisor.
@@ -43,14 +45,19 @@ class WatchedHost(host_pb2_grpc.HostServiceServicer, pool_pb2_grpc.PoolServiceSe
     def WatchHost(
         self, request: host_pb2.WatchHostRequest, context: grpc.ServicerContext
     ) -> Iterator[host_pb2.HostUpdate]:
-        known = {vm.vm_id: vm for vm in self._vms()}
+        try:
+            known = {vm.vm_id: vm for vm in self._vms()}
+        except UnavailableError as error:
+            context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         look = self._look()
         vms = [_seen(vm, look) for vm in known.values()]
         yield host_pb2.HostUpdate(snapshot=host_pb2.HostSnapshot(host=self._host, vms=vms))
         told = time.monotonic()
         while context.is_active():
             time.sleep(LOOK_S)
-            present = {vm.vm_id: vm for vm in self._vms()}
+            present = known
+            with contextlib.suppress(UnavailableError):  # then nothing is heard of VMs
+                present = {vm.vm_id: vm for vm in self._vms()}
             look = self._look()
             for vm_id in sorted(known.keys() | present.keys()):
                 if present.get(vm_id) != known.get(vm_id):

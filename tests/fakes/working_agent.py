@@ -52,12 +52,13 @@ class Fleet:
     exported: what was asked for; kvm: a KVM host that is no part of the fleet;
     written: by volume id, what warm copies have written; image_locks: whether a disk that is open on one host is
     refused on another, as QEMU does; refused_by_locks: the VMs for which that was needed; pace: called by each job
-    before and after its work; parts: pool and volume of files that are not complete yet.
+    before and after its work; parts: pool and volume of files that are not complete yet; full: pools without space.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.parts: set[tuple[str, str]] = set()
+        self.full: set[str] = set()
         self.hosts: dict[str, FakeHost] = {}
         self.pools: dict[str, dict[str, File]] = {}
         self.template_keys: dict[str, bytes] = {}
