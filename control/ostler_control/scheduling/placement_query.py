@@ -7,12 +7,11 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from typing import Any
 
 from ostler_common.errors import AbortedError, FailedPreconditionError
 from ostler_common.hypervisors import Function
-from peewee import SQL, AsIs, Case, ColumnBase, Model, Select, fn
+from peewee import SQL, Case, ColumnBase, Model, Select, fn
 
 from ostler_control import database, settings
 from ostler_control.catalog.firmware import SECURE_BOOT, is_uefi
@@ -220,20 +219,16 @@ def _best_facts(demand: Demand) -> Iterator[HostFacts]:
         bool(demand.hypervisor_type),
         bool(demand.preferred_host_id),
     )
-    text, parameters = _best_query(
-        database.is_sqlite(), demand.volume_encryption, wanted, choices, tuple(sorted(reserved.items()))
-    )
-    pools = {(disk, number): pool for disk, ids in enumerate(demand.pool_choices) for number, pool in enumerate(ids)}
-    values: dict[_Name, object] = {name: value for name, value in vars(demand).items()}  # noqa: C416 (types of keys)
-    for number, pool_id in pools.items():
-        values[number] = pool_id
-    bound = [values[p.name] if isinstance(p, _Parameter) else p for p in parameters]
-    rows = db.execute_sql(text, bound).fetchall()
+    query = _best_query(demand.volume_encryption, wanted, choices, tuple(sorted(reserved.items())))
+    pools = {
+        _pool(disk, number): pool for disk, ids in enumerate(demand.pool_choices) for number, pool in enumerate(ids)
+    }
+    rows = query.rows(_Row, **vars(demand), **pools)
     proved, spare = _proved(demand), reserve.headroom(demand)
     if max(choices, default=0) <= 1:  # the query has seen to it that they reach the only pool of each disk
         reached = frozenset(pools.values())
         return (_host(row, reached, proved.get(row[0], _NOTHING), spare.get(row[2])) for row in rows)
-    ids = [pool for _, pool in sorted(pools.items())]
+    ids = [*pools.values()]
     return (
         _host(
             row,
@@ -245,29 +240,33 @@ def _best_facts(demand: Demand) -> Iterator[HostFacts]:
     )
 
 
-_Name = str | tuple[int, int]
+# Any: the columns of `_columns`, in raw SQL's order.
+_Row = tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    """Stands for a value in a query that is compiled once: a field of the demand, or (disk, number) of a pool."""
-
-    name: _Name
+def _pool(disk: int, number: int) -> str:
+    """The name of the value that is the disk's pool with this number."""
+    return f"pool_{disk}_{number}"
 
 
 @functools.lru_cache(maxsize=256)
 def _best_query(
-    sqlite: bool,
     volume_encryption: bool,
     wanted: tuple[bool, bool, bool, bool, bool],
     choices: tuple[int, ...],
     reserved: tuple[tuple[str, int], ...],
-) -> tuple[str, list[object]]:
-    """The query of `_best_facts`, compiled once for each kind of demand: that takes longer than running it."""
+) -> Prepared:
+    """The query of `_best_facts`, written once for each kind of demand: that takes longer than running it."""
+    return Prepared(lambda value: _best_select(value, volume_encryption, wanted, choices, reserved))
 
-    def value(name: _Name) -> ColumnBase:
-        return AsIs(_Parameter(name), converter=False)
 
+def _best_select(
+    value: Value,
+    volume_encryption: bool,
+    wanted: tuple[bool, bool, bool, bool, bool],
+    choices: tuple[int, ...],
+    reserved: tuple[tuple[str, int], ...],
+) -> Select:
     usable_memory = capacity.usable_memory(dict(reserved))
     columns = _columns(usable_memory)
     left_cpus, left_memory = columns[-2] - value("cpus"), columns[-1] - value("memory_bytes")
@@ -285,14 +284,14 @@ def _best_query(
     if by_type:
         query = query.where(Host.hypervisor_type == value("hypervisor_type"))
     for disk, count in enumerate(choices):
-        pools = [value((disk, number)) for number in range(count)]
+        pools = [value(_pool(disk, number)) for number in range(count)]
         reaching = PoolHost.select(PoolHost.host).where(PoolHost.pool.in_(pools), PoolHost.reachable)
         query = query.where(Host.id.in_(reaching))
     facts = query.alias("facts")
 
     def order(of: Select) -> list[ColumnBase]:
         first = [Case(None, ((of.c.id == value("preferred_host_id"), 0),), 1)] if preferred else []
-        return [*first, _score(sqlite), of.c.id]
+        return [*first, _score(database.is_sqlite()), of.c.id]
 
     best = Select((facts,), (SQL("facts.*"),)).order_by(*order(facts)).limit(_BEST)
     if max(choices, default=0) > 1:
@@ -301,15 +300,14 @@ def _best_query(
         reached = [
             fn.EXISTS(
                 PoolHost.select(SQL("1")).where(
-                    PoolHost.host == best.c.id, PoolHost.pool == value((disk, number)), PoolHost.reachable
+                    PoolHost.host == best.c.id, PoolHost.pool == value(_pool(disk, number)), PoolHost.reachable
                 )
             )
             for disk, count in enumerate(choices)
             for number in range(count)
         ]
         best = Select((best,), (SQL("best.*"), *reached)).order_by(*order(best))
-    text, parameters = best.bind(db.obj).sql()
-    return text, parameters
+    return best
 
 
 def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
@@ -340,10 +338,7 @@ def _columns(usable_memory: ColumnBase) -> list[ColumnBase]:
 _BEFORE_REACH = 20
 
 
-# Any: the columns of `_columns`, in raw SQL's order.
-def _host(
-    row: tuple[Any, ...], pools: frozenset[str], proved: Set[str], headroom: reserve.Headroom | None
-) -> HostFacts:
+def _host(row: _Row, pools: frozenset[str], proved: Set[str], headroom: reserve.Headroom | None) -> HostFacts:
     (host_id, name, cluster_id, zone_id, hypervisor_type, state, enabled, cluster_enabled, maintenance) = row[:9]
     (volume_encryption, uefi, bridges, cluster_type, formats) = row[9:14]
     (usable_cpus, usable_memory, free_cpus, free_memory) = row[14:18]
