@@ -17,14 +17,14 @@ log = structlog.get_logger(__name__)
 
 
 def tidy() -> None:
-    """Deletes old events, requests and absences of VMs; logs every host whose sums differ from its VMs."""
+    """Deletes old events, requests, replicas and absences of VMs; logs every host whose sums differ from its VMs."""
     with database.session():
         gone = linking.prune(datetime.timedelta(days=settings.events.EVENT_RETENTION.get()))
         gone += requests.prune()
         gone += replicas.forget_gone()
-        absences.prune()
+        gone += absences.prune()
         if gone:
-            log.info("old events, requests and replicas were deleted", count=gone)
+            log.info("old events, requests, replicas and absences of VMs were deleted", count=gone)
         for drift in capacity.audit():
             log.error(
                 "a host's allocated capacity differs from that of its VMs: report this as a bug",
