@@ -12,6 +12,7 @@ import pytest
 from ostler.control.v1 import operation_pb2, vm_pb2
 from ostler_common.errors import FailedPreconditionError, OstlerError
 from ostler_control import vms, volumes
+from ostler_control.api.convert import vms as convert_vms
 from ostler_control.api.start_operation import start_operation
 from ostler_control.caller import Caller, Role
 from ostler_control.database import session, transaction
@@ -63,6 +64,15 @@ def data_volume(site: Site, engine: Engine, name: str, kind: str = "encrypted", 
 
 def fresh(row: Any) -> Any:
     return type(row).get_by_id(row.id)
+
+
+def test_what_a_vm_shows_of_its_disks_is_the_same_on_every_database(site: Site, engine: Engine) -> None:
+    vm = running(site, engine, "web")
+    other = running(site, engine, "other", offering=site.plain)
+    for asked in ([vm.id], [other.id], [vm.id, other.id]):
+        shown = {vm_id: disks[0].encrypted for vm_id, disks in convert_vms._disks(asked).items()}
+        assert all(type(encrypted) is bool for encrypted in shown.values())
+        assert shown == {vm_id: vm_id == vm.id for vm_id in asked}
 
 
 @pytest.mark.parametrize("since", ["before", "meanwhile"])

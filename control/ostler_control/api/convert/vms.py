@@ -125,7 +125,8 @@ def _disks(vm_ids: Sequence[str]) -> dict[str, list[_Disk]]:
     )
     found: defaultdict[str, list[_Disk]] = defaultdict(list)
     for row in rows:
-        found[row[0]].append(_Disk(*row))
+        disk = _Disk(*row)
+        found[disk.vm_id].append(disk._replace(encrypted=bool(disk.encrypted)))  # SQLite has 0 and 1
     return found
 
 
@@ -227,7 +228,7 @@ def _vm_volume(disk: _Disk) -> vm_pb2.VmVolume:
         volume_name=disk.name,
         slot=disk.slot,
         size_bytes=disk.size_bytes,
-        encrypted=bool(disk.encrypted),
+        encrypted=disk.encrypted,
         pool_name=disk.pool,
     )
 
