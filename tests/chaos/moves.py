@@ -10,6 +10,7 @@ from typing import Any
 
 from ostler_control import database
 from ostler_control.models import Vm, VmState
+from ostler_control.outage import wait_out
 
 from tests.fakes.machines import Machine
 from tests.fakes.working_agent import FakeHost
@@ -88,8 +89,7 @@ class Moves:
         broke off, is left alone."""
         end = time.monotonic() + PATIENCE_S
         while True:
-            with database.session():
-                row = Vm.get_or_none(Vm.id == vm_id)
+            row = wait_out(lambda: _row(vm_id), time.sleep)
             if row is None or not (row.operation_id or row.state is VmState.MIGRATING):
                 break
             if time.monotonic() > end:
@@ -101,12 +101,13 @@ class Moves:
                     self._bring_home(vm_id, row, host)
             if row is not None and row.state is not VmState.RUNNING:
                 for host in self._hosts:
-                    _power_off(vm_id, host)
+                    if _runs(vm_id, host):
+                        self._stopped.add(vm_id)  # Ostler may be starting it just now
+                        _power_off(vm_id, host)
             elif row is not None and vm_id in self._stopped and not self._fleet.running_on(vm_id):
                 for host in self._hosts:
                     if host.host_id == row.host_id and vm_id in host.vms:
                         _power_on(vm_id, host)
-            self._stopped.discard(vm_id)
 
     def _bring_home(self, vm_id: str, row: Any, host: FakeHost) -> None:
         home = next((one for one in self._hosts if row and one.host_id == (row.host_id or row.last_host_id)), None)
@@ -115,6 +116,11 @@ class Moves:
         else:
             _power_off(vm_id, host)
             del host.vms[vm_id]
+
+
+def _row(vm_id: str) -> Any:
+    with database.session():
+        return Vm.get_or_none(Vm.id == vm_id)
 
 
 def _runs(vm_id: str, host: FakeHost) -> bool:
