@@ -86,7 +86,8 @@ def _end_break(end: Mark, marks: list[Mark]) -> Break | None:
 def _known_break(known: Mark | None, marks: list[Mark]) -> Break | None:
     if known is not None and any(mark.sequence == known.sequence and mark.digest != known.digest for mark in marks):
         message = (
-            f"event {known.sequence} has another digest than the one that was given: it, or one before it, changed"
+            f"event {known.sequence} has another digest than the one that was given: it, or one before it, changed "
+            "(or the database was restored from a backup that was older)"
         )
         return Break(Reason.NOT_KNOWN, known.sequence, "", message)
     return None
@@ -97,7 +98,8 @@ def _missing_end(end: Mark, last: Mark, known: Mark | None) -> Break | None:
         message = f"events {last.sequence + 1} to {end.sequence} are missing"
         return Break(Reason.END_MISSING, last.sequence + 1, "", message)
     if known is not None and known.sequence > last.sequence:
-        return Break(Reason.NOT_KNOWN, known.sequence, "", f"the log ends before event {known.sequence}")
+        message = f"the log ends before event {known.sequence} (was the database restored from a backup?)"
+        return Break(Reason.NOT_KNOWN, known.sequence, "", message)
     return None
 
 

@@ -85,6 +85,53 @@ def test_an_event_that_was_rolled_back_is_not_in_the_chain(fresh_database: str) 
     assert (verify.verify().checked_count, verify.verify().first_break) == (2, None)
 
 
+def test_numbers_that_were_given_and_rolled_back_are_given_again(
+    fresh_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies while it links, or an outage of the database, leaves no gap."""
+    write(2)
+    linking.link_all()
+    write(3)
+    with monkeypatch.context() as dies:
+        given: list[int] = []
+
+        def die(previous: str, sequence: int, content: Content) -> str:
+            given.append(sequence)
+            if sequence == 4:
+                raise RuntimeError
+            return digest_of(previous, sequence, content)
+
+        dies.setattr(linking, "digest_of", die)
+        with pytest.raises(RuntimeError):
+            linking.link_events()
+        assert given == [3, 4]
+    verdict = verify.verify()
+    assert (verdict.first_break, verdict.checked_count, verdict.end.sequence) == (None, 5, 5)
+
+
+def test_a_log_that_lost_its_newest_events_with_its_database_is_whole_and_goes_on(fresh_database: str) -> None:
+    """A restored backup, or PostgreSQL on a disk that lied: what was committed last is gone, with the chain's own end.
+    Only who has kept a digest of what is gone can tell, and cannot tell it from a log that was written anew."""
+    write(5)
+    before = verify.verify().end
+    write(5)
+    lost = verify.verify().end
+    Event.delete().where(Event.sequence > before.sequence).execute()
+    EventChain.update(sequence=before.sequence, digest=before.digest).execute()
+    assert (verify.verify().first_break, verify.verify(before).first_break) == (None, None)
+    found = verify.verify(lost).first_break
+    assert found is not None
+    assert (found.reason, found.sequence) == (Reason.NOT_KNOWN, 10)
+    assert "restored from a backup" in found.message
+    write(7, "since")
+    verdict = verify.verify(before)
+    assert (verdict.first_break, verdict.end.sequence) == (None, 12)
+    found = verify.verify(lost).first_break
+    assert found is not None
+    assert (found.reason, found.sequence) == (Reason.NOT_KNOWN, 10)
+    assert "restored from a backup" in found.message
+
+
 def _delete_start_and_anchor() -> None:
     last = at(3)
     Event.delete().where(Event.sequence <= 3).execute()
