@@ -99,12 +99,11 @@ def _set_fenced(host: WatchedHost, state: HostState, reason: str) -> None:
     """Within the caller's transaction. The watcher says the same again and again: nearly always nothing is written."""
     if state is HostState.UP:
         record_heard(host.host_id)
-    is_recorded = HostSilence.select().where(HostSilence.host == host.host_id).exists()
-    if state is not HostState.DISCONNECTED:
-        if is_recorded:
-            HostSilence.delete().where(HostSilence.host == host.host_id).execute()
         return
-    if is_recorded:
+    is_recorded = HostSilence.select().where(HostSilence.host == host.host_id).exists()
+    if state is not HostState.DISCONNECTED and is_recorded:
+        HostSilence.delete().where(HostSilence.host == host.host_id).execute()
+    if state is not HostState.DISCONNECTED or is_recorded:
         return
     HostSilence.create(host=host.host_id)
     returned = (HostFence.host == host.host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard

@@ -26,8 +26,8 @@ class HostFacts:
     silent_s: for how long this process has seen it silent without a break, 0 when it is heard; in_service: not in
     maintenance; protected_vms: VMs placed on it that restart by themselves; has_device: a fence device is configured;
     has_lease: its guardian guarded it when it was last heard; fence: how far its fencing is, None for not fenced;
-    heard: it was heard since it was proved off; fell_silent: it is fenced, and does not answer now; attempts and
-    failed_s: failed fencings, and the time since the latest.
+    heard: it was heard since it was proved off; late_starts: a protected VM may have started there since; fell_silent:
+    it is fenced, and does not answer now; attempts and failed_s: failed fencings, and the time since the latest.
     """
 
     id: str
@@ -40,6 +40,7 @@ class HostFacts:
     has_lease: bool = False
     fence: FenceState | None = None
     heard: bool = False
+    late_starts: bool = False
     fell_silent: bool = False
     attempts: int = 0
     failed_s: float = 0.0
@@ -100,7 +101,7 @@ def decide(hosts: Iterable[HostFacts], rules: Mapping[str, Rules]) -> list[Decis
             continue
         rule = rules[host.cluster_id]
         hold = _hold(host, rule, crowded, started[host.cluster_id])
-        if hold is None and host.id not in rule.recent:
+        if hold is None and host.id not in rule.recent and host.fence is not FenceState.OFF:
             started[host.cluster_id] += 1
         decisions.append(Decision(host.id, hold, hold is None and _by_lease(host)))
     return decisions
@@ -118,7 +119,11 @@ def too_many_silent(hosts: Iterable[HostFacts]) -> frozenset[str]:
     A host that is only being connected does not answer either. Hosts in maintenance are left out, and so are hosts
     proved off, unless they were heard since and do not answer now: what took others away may have taken them.
     """
-    known = [host for host in hosts if host.in_service and (host.fence is not FenceState.OFF or _is_lost_again(host))]
+    known = [
+        host
+        for host in hosts
+        if host.in_service and (host.fence is not FenceState.OFF or (host.heard and host.fell_silent))
+    ]
     total = Counter(host.cluster_id for host in known)
     missing = Counter(host.cluster_id for host in known if host.state is not HostState.UP)
     if 2 * missing.total() > total.total():
@@ -126,9 +131,9 @@ def too_many_silent(hosts: Iterable[HostFacts]) -> frozenset[str]:
     return frozenset(cluster_id for cluster_id in total if 2 * missing[cluster_id] > total[cluster_id])
 
 
-def _is_lost_again(host: HostFacts) -> bool:
-    """Whether a host that was proved off and heard again has fallen silent: the proof says nothing of what it ran."""
-    return host.fence is FenceState.OFF and host.heard and host.fell_silent
+def _needs_new_proof(host: HostFacts) -> bool:
+    """Whether a host that was proved off needs a new proof: the old one says nothing of what it may have run since."""
+    return host.fence is FenceState.OFF and (host.heard or host.late_starts) and host.fell_silent
 
 
 def retry_s(attempts: int) -> float:
@@ -143,7 +148,7 @@ def _by_lease(host: HostFacts) -> bool:
 
 
 def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -> Hold | None:
-    if host.fence is FenceState.OFF and not _is_lost_again(host):
+    if host.fence is FenceState.OFF and not _needs_new_proof(host):
         return Hold.RETURNED if host.heard else Hold.OFF
     if host.fence is FenceState.FENCING:
         return Hold.FENCING
@@ -165,7 +170,10 @@ def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -
 
 
 def _is_limited(host: HostFacts, rule: Rules, started: int) -> bool:
-    """A host that falls silent again and again takes one place of its cluster's limit, and no place of the others."""
+    """A host that falls silent again and again takes one place of its cluster's limit, and no place of the others. To
+    prove anew that one is off which was not heard since takes none."""
+    if host.fence is FenceState.OFF and not host.heard:
+        return False
     if host.id in rule.recent:
         return rule.recent[host.id] >= rule.limit
     return len(rule.recent) + started >= rule.limit

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from ostler.agent.v1 import job_pb2
 from ostler.agent.v1 import vm_pb2 as agent_pb2
-from ostler_common.errors import OstlerError
+from ostler.types.v1.job_pb2 import JobUpdate
+from ostler_common.errors import NotFoundError, OstlerError
 
 from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.power_states import power_state
 from ostler_control.database import session
+from ostler_control.hosts import late_starts
 from ostler_control.models import FenceState, Host, HostFence, Vm, VmState, tuples
 from ostler_control.states import OFF_POWER_STATES
 
@@ -40,21 +43,37 @@ def ended_vms(agents: Agents, host_ids: Collection[str]) -> dict[str, Ended | No
     query = query.join(HostFence, on=HostFence.host == Host.id)
     found: defaultdict[HostAddress, Ended] = defaultdict(frozenset)
     with session():
+        started = {host_id: late_starts.jobs(host_id) for host_id in host_ids}
         query = query.where(Host.id.in_(sorted(host_ids)), ~Host.removed, heard, over)
         for *host, vm_id, state_time in tuples(query, tuple[str, str, str, str, datetime.datetime]):
             found[HostAddress(*host)] |= {(vm_id, state_time)}
     if not found:
         return {}
     with ThreadPoolExecutor(min(_AT_ONCE, len(found)), thread_name_prefix="ha-ask") as pool:
-        answers = pool.map(partial(_ended_on, agents), found, found.values())
+        answers = pool.map(partial(_ended_on, agents, started), found, found.values())
         return {host.host_id: answer for host, answer in zip(found, answers, strict=True)}
 
 
-def _ended_on(agents: Agents, host: HostAddress, recorded: Ended) -> Ended | None:
-    """Those of these VMs that do not run on the host as it says now; None when it does not answer."""
+def _ended_on(
+    agents: Agents, started: Mapping[str, Mapping[str, set[str]]], host: HostAddress, recorded: Ended
+) -> Ended | None:
+    """Those of these VMs that do not run on the host as it says now; None when it does not answer. One that a job is
+    about to start there, which may hang in its hypervisor, has not ended."""
     try:
+        jobs = started[host.host_id]
+        starting = {
+            vm_id for vm_id, _ in recorded if any(_is_under_way(agents, host, one) for one in jobs.get(vm_id, ()))
+        }
         answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), _ASK_S)
     except OstlerError:
         return None
     perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF_POWER_STATES}
-    return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps)
+    return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps | starting)
+
+
+def _is_under_way(agents: Agents, host: HostAddress, job_id: str) -> bool:
+    try:
+        job = agents.call(host, lambda agent: agent.jobs.GetJob, job_pb2.GetJobRequest(operation_id=job_id), _ASK_S)
+    except NotFoundError:
+        return False
+    return job.state not in (JobUpdate.SUCCEEDED, JobUpdate.FAILED, JobUpdate.CANCELLED)

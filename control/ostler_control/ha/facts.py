@@ -6,6 +6,7 @@ import datetime
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from peewee import JOIN, Case, fn
 
@@ -21,6 +22,7 @@ from ostler_control.models import (
     HostGuard,
     HostSilence,
     HostState,
+    LateStart,
     Operation,
     OperationState,
     now,
@@ -41,34 +43,49 @@ class Silence:
     """
 
     _since: dict[str, tuple[datetime.datetime, float]] = field(default_factory=dict)
+    _is_quiet: bool = True
 
     def update(self, clock_s: float) -> None:
         """Reads the hosts' states."""
-        self._since = {host_id: self._first(host_id, time, clock_s) for host_id, time in silences().items()}
+        found = silences()
+        self._since = {host_id: self._first(host_id, one.time, clock_s) for host_id, one in found.items()}
+        self._is_quiet = not any(one.matters for one in found.values())
 
     def _first(self, host_id: str, state_time: datetime.datetime, clock_s: float) -> tuple[datetime.datetime, float]:
         before = self._since.get(host_id)
         return before if before and before[0] == state_time else (state_time, clock_s)
 
     def is_quiet(self) -> bool:
-        """Whether no host is silent, other than such as are fenced and were not heard since."""
-        return not self._since
+        """Whether no silence matters."""
+        return self._is_quiet
 
     def seconds(self, clock_s: float) -> dict[str, float]:
         """For how long each silent host has been silent."""
         return {host_id: clock_s - since for host_id, (_, since) in self._since.items()}
 
 
-def silences() -> dict[str, datetime.datetime]:
-    """Since when hosts are silent that may have to be fenced, as the watcher has recorded it: those that are
-    disconnected, and those that were proved off, were heard again, and have fallen silent."""
-    query = Host.select(Host.id, Host.state, Host.state_time, HostSilence.time)
-    query = query.join(HostFence, JOIN.LEFT_OUTER, on=(HostFence.host == Host.id) & HostFence.heard)
+class HostSilent(NamedTuple):
+    """Since when a host is silent. matters: it is not fenced, or its proof says nothing of what it may have run
+    since."""
+
+    time: datetime.datetime
+    matters: bool
+
+
+def silences() -> dict[str, HostSilent]:
+    """The silent hosts, as the watcher has recorded it."""
+    late = LateStart.select(LateStart.host)
+    doubtful = Case(None, ((HostFence.heard | Host.id.in_(late), 1),), 0)
+    query = Host.select(Host.id, Host.state, Host.state_time, HostSilence.time, doubtful)
+    query = query.join(HostFence, JOIN.LEFT_OUTER, on=HostFence.host == Host.id)
     query = query.join(HostSilence, JOIN.LEFT_OUTER, on=HostSilence.host == HostFence.host)
-    again = (Host.state == HostState.FENCED) & HostSilence.time.is_null(False)
-    query = query.where((Host.state == HostState.DISCONNECTED) | again, ~Host.removed)
-    rows = tuples(query, tuple[str, HostState, datetime.datetime, datetime.datetime])
-    return {host_id: time if state is HostState.DISCONNECTED else again for host_id, state, time, again in rows}
+    fenced = (Host.state == HostState.FENCED) & HostSilence.time.is_null(False)
+    query = query.where((Host.state == HostState.DISCONNECTED) | fenced, ~Host.removed)
+    rows = tuples(query, tuple[str, HostState, datetime.datetime, datetime.datetime, int])
+    return {
+        host_id: HostSilent(time, True) if state is HostState.DISCONNECTED else HostSilent(fenced_time, bool(doubtful))
+        for host_id, state, time, fenced_time, doubtful in rows
+    }
 
 
 def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
@@ -78,6 +95,7 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
     guarding = HostGuard.select(HostGuard.host).where(HostGuard.state == GuardState.GUARDING, HostGuard.term != "")
     leases = {host_id for (host_id,) in tuples(guarding, tuple[str])}
     fences = {row.host_id: row for row in HostFence.select()}
+    late = priorities.late_by_host() if fences else {}
     quiet = {host_id for (host_id,) in tuples(HostSilence.select(HostSilence.host), tuple[str])} if fences else set()
     time = now()
 
@@ -89,11 +107,12 @@ def hosts(silent_s: Mapping[str, float]) -> list[HostFacts]:
             state=host.state,
             silent_s=silent_s.get(host.id, 0.0),
             in_service=not host.maintenance,
-            protected_vms=protected.get(host.id, 0),
+            protected_vms=max(protected.get(host.id, 0), late.get(host.id, 0)),
             has_device=host.id in devices,
             has_lease=host.id in leases,
             fence=fence.state if fence else None,
             heard=fence.heard if fence else False,
+            late_starts=host.id in late,
             fell_silent=host.state is HostState.FENCED and host.id in quiet,
             attempts=fence.attempts if fence else 0,
             failed_s=(time - fence.state_time).total_seconds() if fence else 0.0,

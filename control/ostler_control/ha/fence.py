@@ -6,6 +6,7 @@ repeated without harm, and whether the host is still silent is asked again right
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ostler.agent.v1 import host_pb2 as agent_pb
@@ -20,7 +21,18 @@ from ostler_control.ha.fence_agents import Action, Power
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.self_fence import watch_lease
 from ostler_control.hosts.rows import address
-from ostler_control.models import FenceDevice, FenceState, Host, HostFence, HostSilence, HostState, Operation, now
+from ostler_control.models import (
+    FenceDevice,
+    FenceState,
+    Host,
+    HostFence,
+    HostSilence,
+    HostState,
+    LateStart,
+    Operation,
+    now,
+    tuples,
+)
 from ostler_control.operations import Run, Undo, record_operation, workflow
 from ostler_control.states import UNFINISHED_OPERATIONS
 
@@ -46,17 +58,20 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool, lease: bool 
     """Records the operation that fences a silent host, within the caller's transaction. From now on nothing is placed
     on the host and nothing starts there.
 
-    A host that was proved off and was heard since needs a new proof: the old one says nothing of the VMs that it runs.
+    A host that was proved off and was heard since, or may have got a start since, needs a new proof: the old one says
+    nothing of the VMs that it runs.
     Raises FailedPreconditionError HOST_UP, HOST_OFF when it is proved off already, AbortedError RESOURCE_BUSY while
     it is being fenced.
     """
     operation = record_operation(facts.FENCE_VERB, host, actor, FenceInputs(device, automatic, lease))
     before = HostFence.get_or_none(HostFence.host == host.id)
-    if before is not None and before.state is FenceState.OFF and not before.heard:
+    late = LateStart.select(LateStart.host).where(LateStart.host == host.id)
+    if before is not None and before.state is FenceState.OFF and not (before.heard or late.exists()):
         raise FailedPreconditionError(
             f"host {host.name} is proved off already; its VMs may start elsewhere", "HOST_OFF", {"host": host.name}
         )
     again = before is not None and before.state is FenceState.OFF
+    fresh = Host.get_by_id(host.id)
     silent = Host.state.in_((HostState.CONNECTING, HostState.DISCONNECTED, *((HostState.FENCED,) if again else ())))
     changes = {"state": HostState.FENCED, "state_time": now(), "state_reason": "it is being fenced"}
     if before is not None and before.state is FenceState.FENCING:
@@ -67,9 +82,13 @@ def fence(host: Host, actor: str, *, device: bool, automatic: bool, lease: bool 
             "HOST_UP",
             {"host": host.name},
         )
-    HostSilence.delete().where(HostSilence.host == host.id).execute()  # the watcher soon says whether it is heard
+    if not again:  # it goes on, and its state does not tell it any more
+        HostSilence.delete().where(HostSilence.host == host.id).execute()
+        if fresh.state is HostState.DISCONNECTED:
+            HostSilence.create(host=host.id, time=fresh.state_time)
     values = {"state": FenceState.FENCING, "state_time": now(), "operation_id": operation.id, "heard": False}
-    renewable = (HostFence.state == FenceState.FAILED) | ((HostFence.state == FenceState.OFF) & HostFence.heard)
+    doubtful = HostFence.heard | HostFence.host.in_(late)
+    renewable = (HostFence.state == FenceState.FAILED) | ((HostFence.state == FenceState.OFF) & doubtful)
     try:
         if before is None:
             HostFence.create(host=host, **values)
@@ -91,12 +110,12 @@ def _fence(run: Run) -> None:
         undo.push("record-failure", lambda: _record_failure(run, undo))
         if inputs.device:
             run.step("power-off", lambda: _power_off(run, inputs))
-            run.step("verify-off", lambda: _verify_off(run))
+            covered = run.step("verify-off", lambda: _verify_off(run))
         elif inputs.lease:
-            run.step("watch-lease", lambda: _watch_lease(run, inputs))
+            covered = run.step("watch-lease", lambda: _watch_lease(run, inputs))
         else:
-            run.step("check-silent", lambda: _check_silent(run, inputs))
-        run.always("record-off", lambda: _record_off(run, _proof(inputs)))
+            covered = run.step("check-silent", lambda: _check_word(run, inputs))
+        run.always("record-off", lambda: _record_off(run, _proof(inputs), covered or ()))
         undo.clear()
     run.always("free", lambda: free_vms(run.resource_id))
     if inputs.device:
@@ -135,22 +154,39 @@ def _check_silent(run: Run, inputs: FenceInputs) -> None:
     )
 
 
-def _verify_off(run: Run) -> None:
+def _begin_proof(run: Run) -> list[str]:
+    """Ids of the late starts that a proof which begins now covers."""
+    with session():
+        query = LateStart.select(LateStart.id).where(LateStart.host == run.resource_id).order_by(LateStart.id)
+        return [row_id for (row_id,) in tuples(query, tuple[str])]
+
+
+def _check_word(run: Run, inputs: FenceInputs) -> list[str]:
+    """What an admin says is of the time before the host is asked."""
+    covered = _begin_proof(run)
+    _check_silent(run, inputs)
+    return covered
+
+
+def _verify_off(run: Run) -> list[str]:
     """Raises FailedPreconditionError NOT_OFF unless the device says in so many words that the host is off."""
     run.phase("asking whether it is off", 60)
-    row = _device(run)
+    row, covered = _device(run), _begin_proof(run)
     if run_agent.ask_power(devices.device(row), run.keys.open(row)) is not Power.OFF:
         raise FailedPreconditionError(
             f"the fence device at {row.address} says that host {row.name} is on, although it was switched off",
             "NOT_OFF",
         )
+    return covered
 
 
-def _watch_lease(run: Run, inputs: FenceInputs) -> None:
+def _watch_lease(run: Run, inputs: FenceInputs) -> list[str]:
     """One step: after a crash the lease is watched anew."""
     run.phase("asking the host once more", 10)
+    covered = _begin_proof(run)
     _check_silent(run, inputs)
     watch_lease(run, lambda: _check_silent(run, inputs))
+    return covered
 
 
 def _proof(inputs: FenceInputs) -> str:
@@ -164,8 +200,9 @@ def _device(run: Run) -> FenceDevice:
         return row
 
 
-def _record_off(run: Run, proof: str) -> None:
+def _record_off(run: Run, proof: str, covered: Sequence[str]) -> None:
     with transaction():
+        LateStart.delete().where(LateStart.id.in_(list(covered))).execute()
         values = {"state": FenceState.OFF, "state_time": now(), "proof": proof, "attempts": 0, "reason": ""}
         HostFence.update(**values).where(HostFence.operation_id == run.id).execute()
         Host.update(state_reason=_REASONS[proof]).where(Host.id == run.resource_id).execute()

@@ -16,6 +16,7 @@ from ostler_control.models import (
     HostFence,
     HostSilence,
     HostState,
+    LateStart,
     PowerState,
     Priority,
     Vm,
@@ -33,8 +34,9 @@ def free_vms(host_id: str, ended: Ended = frozenset()) -> int:
     """Records the VMs of a host that is proved off as stopped, releases their capacity, and queues the restart of the
     protected ones; returns how many.
 
-    Leaves a VM that an operation holds. When the host is heard again, it frees only VMs that it reports as not running,
-    and only those of `ended`: it has also answered so, and their rows have not changed since it was asked.
+    Leaves a VM that an operation holds, and one that may have started there since. When the host is heard again, it
+    frees only VMs that it reports as not running, and only those of `ended`: it has also answered so, and their rows
+    have not changed since it was asked.
     """
     with transaction():
         host = Host.get_or_none((Host.id == host_id) & ~Host.removed)
@@ -43,7 +45,8 @@ def free_vms(host_id: str, ended: Ended = frozenset()) -> int:
             return 0
         heard = fence.heard
         query = Vm.select().where(Vm.host == host.id, Vm.operation_id == "", Vm.state == VmState.RUNNING)
-        query = query.where(Vm.power_state.in_(OFF_POWER_STATES)) if heard else query
+        late = LateStart.select(LateStart.vm).where(LateStart.host == host.id)
+        query = query.where(Vm.power_state.in_(OFF_POWER_STATES) if heard else Vm.id.not_in(late))
         # Locked: the operation that fences and the monitor are here at once, and a VM may be running elsewhere by now.
         vms = [vm for vm in locked(query.order_by(Vm.id)) if not heard or (vm.id, vm.state_time) in ended]
         found = priorities.of_vms([vm.id for vm in vms])
@@ -103,6 +106,7 @@ def take_back(host_id: str) -> bool:
         if host is None or is_in_doubt(host_id):
             return False
         HostFence.delete().where(HostFence.host == host.id).execute()
+        LateStart.delete().where(LateStart.host == host.id).execute()
         Host.update(state=HostState.UP, state_reason="", state_time=now()).where(Host.id == host.id).execute()
         events.record(
             "host.fence.end",

@@ -9,6 +9,7 @@ from peewee import fn
 from ostler_control import events
 from ostler_control.database import transaction
 from ostler_control.models import (
+    LateStart,
     OfferingPriority,
     Priority,
     ServiceOffering,
@@ -57,3 +58,10 @@ def protected_by_host() -> dict[str, int]:
     """How many VMs that restart by themselves are placed on each host."""
     query = with_priority(Vm.select(Vm.host, fn.COUNT(Vm.id))).where(Vm.host.is_null(False), is_protected())
     return dict(tuples(query.group_by(Vm.host), tuple[str, int]))
+
+
+def late_by_host() -> dict[str, int]:
+    """How many VMs that restart by themselves each host may have started later than the proof that it was off."""
+    query = with_priority(Vm.select(LateStart.host, fn.COUNT(Vm.id.distinct()))).where(is_protected())
+    query = query.join(LateStart, on=LateStart.vm == Vm.id)
+    return dict(tuples(query.group_by(LateStart.host), tuple[str, int]))

@@ -77,7 +77,7 @@ def status(cluster: Cluster) -> Status:
     its own clock alone.
     """
     at = settings.At(cluster_id=cluster.id)
-    since = {row_id: (now() - time).total_seconds() for row_id, time in facts.silences().items()}
+    since = {row_id: (now() - one.time).total_seconds() for row_id, one in facts.silences().items()}
     found = {host.id: host for host in facts.hosts(since)}
     holds = {decision.host_id: decision.hold or Hold.WAITING for decision in decide(found.values(), facts.rules())}
     rows = list(Host.select().where(Host.cluster == cluster.id, ~Host.removed).order_by(Host.name))

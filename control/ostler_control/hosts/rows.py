@@ -6,8 +6,9 @@ from ostler_common.errors import FailedPreconditionError, NotFoundError
 
 from ostler_control.agents import HostAddress
 from ostler_control.database import session
+from ostler_control.hosts import late_starts
 from ostler_control.hosts.probes import failed_probe
-from ostler_control.models import FenceState, Host, HostFence, HostState, PoolHost
+from ostler_control.models import FenceState, Host, HostFence, HostSilence, HostState, PoolHost
 from ostler_control.prepared import Prepared
 
 
@@ -42,9 +43,10 @@ def is_up(host: Host) -> bool:
     return host.state is HostState.UP and not host.removed
 
 
-def is_proved_off(host: Host) -> bool:
-    """Whether a host was switched off, or an admin has declared it dead, and it has not been heard since."""
-    if host.state is not HostState.FENCED:
+def is_proved_off(host: Host, vm_id: str) -> bool:
+    """Whether a host was switched off, or an admin has declared it dead, and it has not been heard since, nor may it
+    have started the VM since."""
+    if host.state is not HostState.FENCED or late_starts.exists(vm_id, host.id):
         return False
     off = (HostFence.host == host.id) & (HostFence.state == FenceState.OFF) & ~HostFence.heard
     return bool(HostFence.select().where(off).exists())
@@ -57,9 +59,10 @@ def record_heard(host_id: str) -> None:
     """Records that a fenced host was heard: within the caller's transaction. It stays so until the host is proved off
     anew, for silence after that is no proof."""
     _HEARD.run(host=host_id)
+    HostSilence.delete().where(HostSilence.host == host_id).execute()
 
 
-def silent(host: Host, why: str) -> FailedPreconditionError:
+def silent(host: Host | HostAddress, why: str) -> FailedPreconditionError:
     """The refusal for work that needs a silent host. why: what depends on it."""
     return FailedPreconditionError(
         f"host {host.name} is silent, {why}; bring it back, or make sure that it is off and say so "

@@ -45,7 +45,7 @@ from ostler_control.operations.inputs import from_json, to_json
 from ostler_control.scheduling import capacity
 from ostler_control.vms import firmware_states, tpm
 from ostler_control.vms import wire as vm_wire
-from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, force_off, push_undo_of_start, start_on
+from ostler_control.vms.on_host import FORCE_OFF, UNDEFINE, force_off, push_undo_of_start, start_job, start_on
 from ostler_control.vms.rows import load, set_state
 from ostler_control.vmware.clone import clone, delete_clones
 from ostler_control.vmware.export import Exporter, stream_count
@@ -255,7 +255,7 @@ def _test_boot(run: Run, host_id: str) -> None:
     spec = vm_wire.spec(vm, run.keys)
     del spec.nics[:]
     host = address_of(host_id)
-    run.job(host, lambda agent: agent.vms.StartVm, vm_pb2.StartVmRequest(operation=run.ref(), spec=spec), _START)
+    start_job(run, host_id, vm_pb2.StartVmRequest(operation=run.ref(), spec=spec), _START)
     end = time.monotonic() + TEST_BOOT_S
     while time.monotonic() < end:
         run.check()

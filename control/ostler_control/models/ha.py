@@ -66,6 +66,20 @@ class HostSilence(BaseModel):
     time = DateTimeField(default=now)
 
 
+class LateStart(BaseModel):
+    """A VM that may have been started on a fenced host, or arrived there, since it was proved off (see
+    `hosts.late_starts`). job_id: the host's job that did it, if it did."""
+
+    vm = ForeignKeyField(Vm, on_delete="CASCADE")
+    vm_id: str
+    host = ForeignKeyField(Host, on_delete="CASCADE")
+    host_id: str
+    job_id = TextField()
+
+    class Meta:
+        indexes = ((("vm", "host", "job_id"), True),)
+
+
 class HostGuard(BaseModel):
     """How a host's guardian stood when the host was last asked. Without a row it was never to guard anything.
 

@@ -49,7 +49,7 @@ def delete(vm: Vm, user: str, force: bool = False, operation_id: str = "") -> Op
             "with force, which powers it off",
             "VM_RUNNING",
         )
-    hosts = [host for host in _hosts_of(vm, elsewhere) if not (host.removed or is_proved_off(host))]
+    hosts = [host for host in _hosts_of(vm, elsewhere) if not (host.removed or is_proved_off(host, vm.id))]
     for host in hosts:
         if not is_up(host):
             raise silent(host, f"and VM {vm.name} is defined there, or may be running")

@@ -15,8 +15,8 @@ from ostler_common.errors import NotFoundError, OstlerError
 
 from ostler_control.agents import HostAddress, power_states
 from ostler_control.database import session, transaction
-from ostler_control.hosts import absences
-from ostler_control.hosts.rows import address_of, is_proved_off, record_heard
+from ostler_control.hosts import absences, late_starts
+from ostler_control.hosts.rows import address_of, is_proved_off
 from ostler_control.models import Host, PowerState, VmState, Volume, now
 from ostler_control.operations import Run
 from ostler_control.scheduling import capacity
@@ -130,7 +130,7 @@ def _ask(run: Run, host: HostAddress, if_off: vm_pb2.PowerState.ValueType) -> vm
     except OstlerError:
         with session():
             row = Host.get_or_none(Host.id == host.host_id)
-            off = row is not None and is_proved_off(row)
+            off = row is not None and is_proved_off(row, run.resource_id)
         return vm_pb2.VmInfo(vm_id=run.resource_id, power_state=if_off) if off else None
 
 
@@ -146,7 +146,7 @@ def record_arrival(run: Run, power_state: str = PowerState.RUNNING) -> None:
     """Inside a step: the VM and the disks that moved with it are at the destination now."""
     with transaction():
         if PowerState(power_state).is_executing:
-            record_heard(run.read(MigrateInputs).destination_id)  # it was fenced meanwhile, and is back
+            late_starts.note(run.resource_id, run.read(MigrateInputs).destination_id, f"{run.id}.move")
         capacity.arrive(load(run.resource_id))
         set_state(run.resource_id, VmState.RUNNING, power_state=power_state, move_time=now())
         for volume_id, pool_id in run.read(MigrateInputs).moved.items():

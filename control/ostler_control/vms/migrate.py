@@ -21,10 +21,10 @@ from ostler_common.hypervisors import Function
 from ostler_control import settings
 from ostler_control.agents.looks import look
 from ostler_control.database import transaction
-from ostler_control.hosts import absences
-from ostler_control.hosts.rows import address_of
+from ostler_control.hosts import absences, late_starts
+from ostler_control.hosts.rows import address_and_state, address_of, silent
 from ostler_control.hypervisors import rules
-from ostler_control.models import Host, Operation, Pool, PowerState, Vm, VmState, Volume
+from ostler_control.models import Host, HostState, Operation, Pool, PowerState, Vm, VmState, Volume
 from ostler_control.operations import Json, Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity, placement_query
 from ostler_control.states import OFF_POWER_STATES
@@ -189,8 +189,12 @@ def _prepare(run: Run) -> Json:
         source_host_id=inputs.source_id,
         timeout_s=inputs.limits.timeout_s,
     )
-    destination = address_of(inputs.destination_id)
+    destination, state = address_and_state(inputs.destination_id)
+    if state is HostState.FENCED:  # no VM is to come there before it is given back
+        raise silent(destination, f"and VM {vm.name} cannot move there")
     update = run.job(destination, lambda agent: agent.migration.PrepareMigration, request, (0, 5))
+    # If it was fenced meanwhile, it has answered since, perhaps, and the VM may arrive.
+    run.defer_write(lambda: late_starts.note(vm.id, inputs.destination_id, request.operation.id))
     return json_format.MessageToDict(update.migration_endpoint)
 
 

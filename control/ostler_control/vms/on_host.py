@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ostler.agent.v1 import vm_pb2 as agent_pb2
+from ostler.types.v1 import job_pb2
+from ostler_common.errors import OstlerError
 
 from ostler_control.agents import power_states
 from ostler_control.catalog.firmware import is_uefi
 from ostler_control.database import transaction
-from ostler_control.hosts import absences, cpus
+from ostler_control.hosts import absences, cpus, late_starts
 from ostler_control.hosts.rows import address_and_state, address_of, record_heard
 from ostler_control.models import HostState, PowerState, VmSnapshotMemory, VmState
 from ostler_control.operations import Run, Undo
@@ -44,18 +46,10 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
     if memory is not None:
         request.memory.CopyFrom(volume_wire.keyed_ref(memory, run.keys))
 
-    def hear() -> None:
-        # Before the job's end: if the host is cut off now, the VM may run, and an old proof says nothing of that.
-        with transaction():
-            record_heard(host_id)
-
-    host, host_state = address_and_state(host_id)
-    was_lost = host_state is HostState.FENCED
-    update = run.job(host, lambda agent: agent.vms.StartVm, request, share, on_return=hear, was_lost=was_lost)
+    update = start_job(run, host_id, request, share)
     power_state = power_states.power_state(update.vm.power_state) or PowerState.RUNNING
 
     def write() -> None:
-        record_heard(host_id)  # it was fenced meanwhile, and is back
         machines.keep(vm.id, update.vm.machine)
         if state is not None:
             firmware_states.record_placed(vm.id)
@@ -64,6 +58,34 @@ def start_on(run: Run, host_id: str, share: tuple[int, int] = (0, 100), memory: 
 
     run.defer_write(write)
     return is_kept
+
+
+def start_job(run: Run, host_id: str, request: agent_pb2.StartVmRequest, share: tuple[int, int]) -> job_pb2.JobUpdate:
+    """Inside a step: has a host start the VM. If the host is fenced meanwhile, its proof says nothing of this VM."""
+
+    def note() -> None:
+        late_starts.note(run.resource_id, host_id, request.operation.id)
+
+    def note_now() -> None:
+        with transaction():
+            note()
+
+    def hear() -> None:
+        # Before the job's end, so that it is known at once that the host is back.
+        with transaction():
+            record_heard(host_id)
+
+    host, host_state = address_and_state(host_id)
+    was_lost = host_state is HostState.FENCED
+    if was_lost:
+        note_now()
+    try:
+        update = run.job(host, lambda agent: agent.vms.StartVm, request, share, on_return=hear, was_lost=was_lost)
+    except OstlerError:
+        note_now()
+        raise
+    run.defer_write(note)
+    return update
 
 
 def push_undo_of_start(run: Run, undo: Undo, host_id: str) -> None:

@@ -52,6 +52,7 @@ from ostler_control.models import (
     KekLabel,
     KvmSource,
     KvmTlsSource,
+    LateStart,
     Network,
     NetworkAccount,
     NetworkLabel,
@@ -164,6 +165,7 @@ FROZEN = {
     "0044_more_kinds_with_labels": "81abf7f42e764a0f9ee82b190fef1304cc5bfb3311841b122924768d864735bf",
     "0045_vm_absences": "a5fa014c50d2c98b0c1ede8a17386e2aa2e4bbc75c278cb3532ab3c68225f0da",
     "0046_host_silence": "c1587e70121a4db1ca041ba136fc7b5c626c06b03c2cef2cf4b66f4ec88a21cf",
+    "0047_late_start": "bfdc8ff2891a059f72735fb44ac4c3e2d26a059ebf74fa25df474abfd3a0e4e8",
 }
 _OLD_VM = (
     "INSERT INTO zone (id, create_time, name) VALUES ('z', '2026-01-01', 'zone')",
@@ -843,6 +845,23 @@ def test_the_silence_of_fenced_hosts_can_be_recorded_of_hosts_from_before(tmp_pa
                 HostSilence.create(host="h")
             Host.delete().where(Host.id == "h").execute()
             assert HostSilence.select().count() == 0
+
+
+def test_late_starts_can_be_recorded_of_vms_from_before(tmp_path: Path) -> None:
+    with databases.bound(f"sqlite:///{tmp_path}/x.sqlite", migrate=False):
+        with database.session():
+            Runner(db.obj, str(_MIGRATIONS)).up("0003_setting_scopes")
+            for statement in _OLD_VM:
+                db.execute_sql(statement)
+            Runner(db.obj, str(_MIGRATIONS)).up("0046_host_silence")
+        assert "0047_late_start" in database.migrate()
+        with database.session():
+            for job_id in ("a.start", "b.start"):
+                LateStart.create(vm="v", host="h", job_id=job_id)
+            with pytest.raises(peewee.IntegrityError):
+                LateStart.create(vm="v", host="h", job_id="a.start")
+            Host.delete().where(Host.id == "h").execute()
+            assert LateStart.select().count() == 0
 
 
 def test_what_hosts_answered_of_vms_can_be_recorded_of_vms_from_before(tmp_path: Path) -> None:

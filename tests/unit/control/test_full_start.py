@@ -64,8 +64,8 @@ def _forget_newest_tables(fleet: Fleet) -> None:
     """The database is as a release before left it, so that the start has to write."""
     database.connect(fleet.config.database)
     with database.session():
-        db.execute_sql("DROP TABLE host_silence")
-        db.execute_sql("DELETE FROM schema_migration WHERE name = '0046_host_silence'")
+        db.execute_sql("DROP TABLE late_start")
+        db.execute_sql("DELETE FROM schema_migration WHERE name = '0047_late_start'")
     database.disconnect()
 
 
