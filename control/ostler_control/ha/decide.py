@@ -74,13 +74,19 @@ class Hold(StrEnum):
     RATE_LIMIT = "rate_limit"
 
 
+_HELD_UP = (Hold.DISABLED, Hold.MAINTENANCE, Hold.NO_DEVICE, Hold.TOO_MANY_SILENT, Hold.RATE_LIMIT)
+
+
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a silent host: fence it now, or why not. by_lease: its lease is to prove it, not its device."""
+    """What to do with a silent host: fence it now, or why not. by_lease: its lease is to prove it, not its device;
+    is_held_up: it is not fenced although it has protected VMs and was silent for long enough, and an admin may have to
+    do something."""
 
     host_id: str
     hold: Hold | None
     by_lease: bool = False
+    is_held_up: bool = False
 
     @property
     def fence(self) -> bool:
@@ -103,7 +109,8 @@ def decide(hosts: Iterable[HostFacts], rules: Mapping[str, Rules]) -> list[Decis
         hold = _hold(host, rule, crowded, started[host.cluster_id])
         if hold is None and host.id not in rule.recent and host.fence is not FenceState.OFF:
             started[host.cluster_id] += 1
-        decisions.append(Decision(host.id, hold, hold is None and _by_lease(host)))
+        is_due = bool(host.protected_vms) and host.silent_s >= rule.delay_s
+        decisions.append(Decision(host.id, hold, hold is None and _by_lease(host), is_due and hold in _HELD_UP))
     return decisions
 
 
@@ -164,7 +171,7 @@ def _hold(host: HostFacts, rule: Rules, crowded: frozenset[str], started: int) -
         return Hold.TOO_MANY_SILENT
     if host.silent_s < rule.delay_s:
         return Hold.WAITING
-    if host.attempts and host.failed_s < retry_s(host.attempts):
+    if host.attempts and -MAX_RETRY_S < host.failed_s < retry_s(host.attempts):  # less: the clock was put back
         return Hold.RETRY_LATER
     return Hold.RATE_LIMIT if _is_limited(host, rule, started) else None
 

@@ -127,9 +127,9 @@ def rules() -> dict[str, Rules]:
     its lease."""
     proved = Case(None, ((Operation.state.not_in((OperationState.FAILED, OperationState.CANCELLED)), 1),))
     recent = Operation.select(Host.cluster, Host.id, fn.COUNT(proved)).join(Host, on=(Host.id == Operation.resource_id))
-    recent = recent.where(
-        Operation.verb == FENCE_VERB, Operation.user == SYSTEM, Operation.create_time > now() - _WINDOW
-    )
+    # What comes from a time that is yet to come was recorded before the clock was put back.
+    within = Operation.create_time.between(now() - _WINDOW, now() + _WINDOW)
+    recent = recent.where(Operation.verb == FENCE_VERB, Operation.user == SYSTEM, within)
     counts: defaultdict[str, dict[str, int]] = defaultdict(dict)
     for cluster_id, host_id, fencings in tuples(recent.group_by(Host.cluster, Host.id), tuple[str, str, int]):
         counts[cluster_id][host_id] = fencings

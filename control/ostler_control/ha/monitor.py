@@ -16,9 +16,11 @@ from ostler_control.ha import facts
 from ostler_control.ha.decide import Decision, Hold, decide
 from ostler_control.ha.fence import fence, tidy
 from ostler_control.ha.free import free_vms
-from ostler_control.ha.restart import restart_vms
+from ostler_control.ha.restart import Restarts
+from ostler_control.ha.status import EXPLANATIONS
 from ostler_control.models import FenceState, Host, HostFence, tuples
 from ostler_control.operations import launch
+from ostler_control.outage import outage
 from ostler_control.periodic import Periodic
 
 log = structlog.get_logger(__name__)
@@ -39,14 +41,15 @@ class Monitor(Periodic):
         self._leads = leads
         self._clock = clock
         self._silence = facts.Silence()
-        self._limited: frozenset[str] = frozenset()  # the hosts of which an event has told already
+        self._told: set[tuple[str, Hold]] = set()  # the hosts of which events have told already, and why they wait
+        self._restarts = Restarts()
 
     def work(self) -> None:
         if self._leads():
             self.tick()
         else:
-            self._silence = facts.Silence()
-            self._limited = frozenset()
+            self._silence, self._restarts = facts.Silence(), Restarts()
+            self._told.clear()
 
     def tick(self) -> None:
         """Does what is due now."""
@@ -55,9 +58,9 @@ class Monitor(Periodic):
         for decision in decisions:
             if decision.fence:
                 _fence(decision)
-        self._tell_limited(decisions)
+        self._tell_held(decisions)
         _free()
-        restart_vms()
+        self._restarts.tick(self._clock())
 
     def decisions(self) -> list[Decision]:
         """What is to be done with each silent host now."""
@@ -68,24 +71,20 @@ class Monitor(Periodic):
                 return []
             return decide(facts.hosts(self._silence.seconds(clock_s)), facts.rules())
 
-    def _tell_limited(self, decisions: Iterable[Decision]) -> None:
-        """One event for each silence in which the limit of fencings holds a host up: an admin has to look."""
-        limited = frozenset(decision.host_id for decision in decisions if decision.hold is Hold.RATE_LIMIT)
-        for host_id in sorted(limited - self._limited):
+    def _tell_held(self, decisions: Iterable[Decision]) -> None:
+        """One event for each silence and each reason that holds a host up for longer: an admin has to look."""
+        silent = {decision.host_id for decision in decisions}
+        held = {(decision.host_id, decision.hold) for decision in decisions if decision.hold and decision.is_held_up}
+        for host_id, hold in sorted(held - self._told):
             with transaction():
                 host = Host.get_or_none(Host.id == host_id)
                 if host is None:  # it was removed just now
                     continue
-                events.record(
-                    "host.fence.limit",
-                    events.Outcome.NOTICED,
-                    SYSTEM,
-                    "host",
-                    host.id,
-                    host.name,
-                    _why_limited(host.name),
-                )
-        self._limited = limited
+                type, text = "host.fence.held", f"host {host.name} is {EXPLANATIONS[hold]}"
+                if hold is Hold.RATE_LIMIT:
+                    type, text = "host.fence.limit", _why_limited(host.name)
+                events.record(type, events.Outcome.NOTICED, SYSTEM, "host", host.id, host.name, text)
+        self._told = {told for told in self._told if told[0] in silent} | held
 
 
 def _free() -> None:
@@ -94,7 +93,12 @@ def _free() -> None:
         off = (HostFence.state == FenceState.OFF) & ~HostFence.heard
         host_ids = [host_id for (host_id,) in tuples(HostFence.select(HostFence.host).where(off), tuple[str])]
     for host_id in host_ids:
-        free_vms(host_id)
+        try:
+            free_vms(host_id)
+        except Exception as error:
+            if outage(error) is not None:
+                raise
+            log.exception("the VMs of a host are not freed by a bug; it is tried again", host=host_id)
 
 
 def _why_limited(host_name: str) -> str:

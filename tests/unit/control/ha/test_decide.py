@@ -54,6 +54,8 @@ def test_a_host_that_is_silent_long_enough_is_fenced() -> None:
         (LATE, Rules(True, 60, 1, recent={"h0": 1}), None),
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=59), RULES["c"], Hold.RETRY_LATER),
         (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=61), RULES["c"], None),
+        (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=-59), RULES["c"], Hold.RETRY_LATER),
+        (replace(DEAD, fence=FenceState.FAILED, attempts=1, failed_s=-86400), RULES["c"], None),
         (DEAD, Rules(False, 60, 3), Hold.DISABLED),
         (DEAD, Rules(True, 60, 3, recent={"x": 1, "y": 0, "z": 1}), Hold.RATE_LIMIT),
         (DEAD, Rules(True, 60, 3, recent={"h0": 3}), Hold.RATE_LIMIT),
