@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import math
-import select
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,14 +18,14 @@ import structlog
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from peewee import Model, ModelSelect, OperationalError
 from playhouse.migrations import Runner
-from playhouse.pool import PooledPostgresqlDatabase, PooledSqliteDatabase
-from psycopg import Connection
+from playhouse.pool import PooledSqliteDatabase
 from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.durable import CommitSync
 from ostler_control.models import db
 from ostler_control.one_writer import OneWriter
 from ostler_control.outage import outage
+from ostler_control.postgresql import Postgresql
 from ostler_control.statement_forms import Texts
 from ostler_control.statements import FastContext
 
@@ -39,16 +37,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
 # How long emptying the write-ahead log waits for readers, and how often it is attempted.
 _ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
-# With the replica lock's (`run_lock`) three replicas stay below 97, what PostgreSQL allows users by default.
-MAX_CONNECTIONS = 20
-# How many statements a connection keeps compiled. The drivers' own 128 and 100 are fewer than one create has: each
+# How many statements a connection to SQLite keeps compiled. The driver's own 128 are fewer than one create has: each
 # would be gone again before it is used the next time.
 _COMPILED_STATEMENTS = 1_000
 # How long a transaction on PostgreSQL may be open without a statement; ours never wait for anything meanwhile.
 IDLE_TRANSACTION_LIMIT_S = 20
-# A connection to PostgreSQL that nobody has used for longer is asked whether it works: what is between may have dropped
-# it without a word.
-_UNASKED_S = 5.0
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -66,7 +59,7 @@ def connect(url: str) -> None:
     _writer = OneWriter(opened) if isinstance(opened, PooledSqliteDatabase) else None
     opened.context_class = FastContext
     texts = Texts()
-    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))
+    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))  # type: ignore[method-assign]
     db.initialize(opened)
     _erasure.reset()
 
@@ -79,7 +72,7 @@ def disconnect() -> None:
         db.close_all()
 
 
-def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
+def _open(url: str) -> PooledSqliteDatabase | Postgresql:
     if url.startswith("sqlite:///"):
         pragmas = {
             "journal_mode": "wal",
@@ -101,42 +94,10 @@ def _open(url: str) -> PooledSqliteDatabase | PooledPostgresqlDatabase:
     if url.startswith(("postgresql://", "postgres://")):
         parameters: dict[str, Any] = conninfo_to_dict(url)
         parameters["options"] = postgresql_options(parameters.get("options"))
-        return _Postgresql(
-            parameters.pop("dbname", "ostler"),
-            max_connections=MAX_CONNECTIONS,
-            timeout=_BUSY_TIMEOUT_S,
-            stale_timeout=600,
-            autoconnect=False,
-            prefer_psycopg3=True,
-            **parameters,
-        )
+        return Postgresql(parameters.pop("dbname", "ostler"), **parameters)
     raise InvalidArgumentError(
         "the database URL must begin with sqlite:/// or postgresql:// (set database_url)", "INVALID_DATABASE_URL"
     )
-
-
-class _Postgresql(PooledPostgresqlDatabase):  # type: ignore[misc]  # playhouse has no types
-    def __init__(self, *args: object, **options: object) -> None:
-        # When each connection of the pool came back to it.
-        self._back_s: weakref.WeakKeyDictionary[Connection, float] = weakref.WeakKeyDictionary()
-        super().__init__(*args, **options)
-
-    def _can_reuse(self, connection: Connection) -> bool:
-        self._back_s[connection] = time.monotonic()
-        return bool(super()._can_reuse(connection))
-
-    def _is_closed(self, connection: Connection) -> bool:
-        """Peewee asks the server (SELECT 1) each time a connection is taken from the pool, which takes as long as what
-        is asked next. A server that ends a connection says so, and then its socket can be read."""
-        if time.monotonic() - self._back_s.get(connection, -math.inf) < _UNASKED_S and not connection.closed:
-            waiting = select.poll()
-            waiting.register(connection.fileno(), select.POLLIN)
-            if not waiting.poll(0):
-                return False
-        return bool(super()._is_closed(connection))
-
-    def _initialize_connection(self, connection: Connection) -> None:
-        connection.prepared_max = _COMPILED_STATEMENTS
 
 
 def postgresql_options(configured: object) -> str:

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from ostler_common.errors import OstlerError, UnavailableError
 from ostler_common.tls import TlsFiles
-from ostler_control import database
+from ostler_control import database, postgresql
 from ostler_control.agents import Agents
 from ostler_control.database import transaction
 from ostler_control.keys import Keyring, create_key_file
@@ -157,7 +157,7 @@ def test_a_connection_used_just_now_is_not_asked_whether_it_works(
         second = pid()
         assert second != first
         assert len(asked) == 1
-        monkeypatch.setattr(database, "_UNASKED_S", 0.0)
+        monkeypatch.setattr(postgresql, "_UNASKED_S", 0.0)
         assert pid() == second
         assert len(asked) == 2
     finally:
@@ -364,4 +364,4 @@ def _create_zones(count: int, prefix: str = "") -> None:
 
 def test_three_replicas_fit_into_postgresqls_default_of_connections() -> None:
     replica_lock = 1
-    assert 3 * (database.MAX_CONNECTIONS + replica_lock) <= 97
+    assert 3 * (postgresql.MAX_CONNECTIONS + replica_lock) <= 97
