@@ -255,8 +255,10 @@ def secure_channel(
 
 
 def open_aio_channel(address: str, files: TlsFiles, server_name: str) -> grpc.aio.Channel:
-    """The same for asyncio."""
-    return grpc.aio.secure_channel(address, _credentials(files), options=_options(server_name))
+    """The same for asyncio, and for small messages."""
+    # Else gRPC answers what it receives with pings, to learn how much the connection could carry.
+    options = (*_options(server_name), ("grpc.http2.bdp_probe", 0))
+    return grpc.aio.secure_channel(address, _credentials(files), options=options)
 
 
 def _entry(names: list[dict[str, str]], deadline_s: int | None, retried: bool) -> dict[str, Any]:

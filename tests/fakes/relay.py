@@ -21,6 +21,8 @@ class Relay:
         # Connections made before the last cut stay dead when the network is back.
         self._generation = 0
         self._share, self._delay_s = 0.0, 0.0
+        # What the callers have sent so far.
+        self.sent_bytes = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
@@ -58,15 +60,17 @@ class Relay:
                 client.close()
                 continue
             self._sockets.append(server)
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink, self._generation), daemon=True).start()
+            for source, sink, calling in ((client, server, True), (server, client, False)):
+                arguments = (source, sink, calling, self._generation)
+                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, generation: int) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, calling: bool, generation: int) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 if random.random() < self._share:
                     time.sleep(self._delay_s)
                 if generation == self._generation:
                     sink.sendall(data)
+                    self.sent_bytes += len(data) if calling else 0
             if generation == self._generation:
                 sink.shutdown(socket.SHUT_WR)
