@@ -10,7 +10,7 @@ from ostler_common.errors import AbortedError
 
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
-from ostler_control.hosts.rows import is_up
+from ostler_control.hosts.rows import is_proved_off, is_up
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Vm, VmState, now
 from ostler_control.operations import Run, launch, periodic, read_inputs, record_operation, workflow
@@ -23,7 +23,8 @@ _PAUSE = datetime.timedelta(minutes=5)
 
 @periodic
 def resolve_stranded(_: Keyring) -> None:
-    """Starts a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers."""
+    """Starts a `vm.resolve` for every VM that is `migrating`, held by no operation, and has a host that answers, or two
+    that are proved off."""
     with session():
         ready = [
             vm for vm in Vm.select().where((Vm.state == VmState.MIGRATING) & (Vm.operation_id == "")) if _ready(vm)
@@ -36,9 +37,11 @@ def resolve_stranded(_: Keyring) -> None:
 
 
 def _ready(vm: Vm) -> bool:
-    up = [is_up(host) for host in (vm.host, vm.destination) if host is not None]
-    if all(up):
-        return True
+    hosts = [host for host in (vm.host, vm.destination) if host is not None]
+    up = [is_up(host) for host in hosts]
+    if all(is_up(host) or is_proved_off(host, vm.id) for host in hosts):
+        # Which copy of a disk is whole, only one of the hosts can tell.
+        return any(up) or not _inputs(vm).moved
     tried = Operation.select().where((Operation.resource_id == vm.id) & (Operation.end_time > now() - _PAUSE))
     return any(up) and not tried.exists()
 

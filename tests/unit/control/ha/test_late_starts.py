@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from threading import Event
 
 import pytest
@@ -224,3 +225,43 @@ def test_a_vm_that_may_have_arrived_after_the_proof_is_not_taken_for_dead(
     assert (vm("high").state, host_of("high")) == (VmState.RUNNING, "h2")
     assert free_vms(site.host("h2").id) == 1
     assert Vm.get(Vm.name == "high").state is VmState.STOPPED
+
+
+@pytest.mark.parametrize("moves_disks", [False, True])
+def test_a_vm_whose_hosts_both_died_in_its_migration_starts_again(
+    site: Site, engine: Engine, clock: Clock, moves_disks: bool
+) -> None:
+    """Unless its disks moved too: which copies are whole, only the hosts can tell."""
+
+    def die_both(request: object) -> bool:
+        for name in ("h1", "h2"):
+            site.hosts[name].stop()
+            site.hosts[name].vms.clear()
+            site.hosts[name].secrets.clear()
+        return True
+
+    lost = InternalError("the answer is lost", "COMMAND_FAILED")
+    site.hosts["h1"].fail("MigrateVm", Fault(lost, only=die_both))
+    moving = site.record(lambda: vms.migrate(vm("high"), "alice", host=site.host("h2")))
+    assert outcome(engine, moving) == ("failed", "MIGRATION_UNRESOLVED")
+    if moves_disks:
+        with_disks = moving.inputs.replace('"moved":{}', '"moved":{"volume":"pool"}')
+        assert with_disks != moving.inputs
+        Operation.update(inputs=with_disks).where(Operation.id == moving.id).execute()
+    Host.update(state=HostState.DISCONNECTED).where(Host.name.in_(["h1", "h2"])).execute()
+    for name in ("h1", "h2"):
+        resolve_stranded(site.keys)
+        assert not Operation.select().where(Operation.verb == "vm.resolve").exists(), "nobody can tell"
+        by_word = partial(fence, site.host(name), "root", device=False, automatic=False)
+        assert outcome(engine, site.record(by_word)) == OK
+    resolve_stranded(site.keys)
+    finish_all(engine)
+    for _ in range(2):
+        clock.tick()
+        finish_all(engine)
+    if moves_disks:
+        assert (vm("high").state, "fell silent" in vm("high").attention) == (VmState.MIGRATING, True)
+        return
+    assert (vm("high").state, host_of("high")) == (VmState.RUNNING, "h3")
+    assert site.fleet.running_on(vm("high").id) == ["h3"]
+    site.check_whole()
