@@ -51,8 +51,7 @@ def once(
         entry = Request(
             user=caller.actor, request_id=request_id.lower(), method=method, digest=digest, resource_id=row_id
         )
-        # A conflict ends no transaction this way: it needs no savepoint.
-        if not Request.insert(entry.__data__).on_conflict_ignore().as_rowcount().execute():
+        if not entry.insert_unless_taken():
             return _earlier(model, caller, request_id.lower(), method, digest)
         with reserving(row_id):
             row = make()

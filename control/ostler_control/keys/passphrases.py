@@ -36,6 +36,7 @@ from ostler_control.models import (
     Volume,
     VolumeFile,
 )
+from ostler_control.prepared import Prepared
 
 # The rows that may refer to a passphrase.
 KeyHolder = (
@@ -86,6 +87,9 @@ def owner_column(model: type[KeyHolder]) -> Field[str]:
     return column
 
 
+_CURRENT = Prepared(lambda value: Kek.select(Kek.id).where(Kek.current).limit(1))
+
+
 class Keyring:
     """Creates, opens and deletes passphrases under a provider's key. The database says which version is current."""
 
@@ -130,8 +134,8 @@ class Keyring:
 
         In a new database the provider's newest becomes it.
         """
-        kek = Kek.get_or_none(Kek.current)
-        return kek.id if kek else self._make_current(self.provider.versions()[0])
+        found = _CURRENT.first(tuple[str])
+        return found[0] if found else self._make_current(self.provider.versions()[0])
 
     def _make_current(self, kek_id: str) -> str:
         """In a new database, unless another control plane was faster; returns the id of the version that is current."""

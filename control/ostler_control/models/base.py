@@ -8,7 +8,7 @@ from typing import Self
 
 from peewee import ColumnBase, DatabaseProxy, DateTimeField, Model, ModelInsert, ModelSelect, ModelUpdate, TextField
 
-from ostler_control.models.direct import new_row, row_by_key
+from ostler_control.models.direct import changed_row, new_row, row_by_key
 from ostler_control.models.queries import Change, missing, selection
 
 # Unbound until `ostler_control.database.connect` gives it SQLite or PostgreSQL.
@@ -60,6 +60,22 @@ class BaseModel(Model):
         self._meta.database.execute(statement)
         vars(self)["_dirty"].difference_update(self.__data__)
         return 1
+
+    def insert_unless_taken(self) -> bool:
+        """Inserts the row unless it conflicts with another one; whether it did. A conflict ends no transaction, so this
+        takes no savepoint."""
+        statement = new_row(self, may_conflict=True)
+        if statement is None:
+            return bool(type(self).insert(self.__data__).on_conflict_ignore().as_rowcount().execute())
+        return bool(self._meta.database.execute(statement).rowcount)
+
+    @classmethod
+    def change(cls, key: str, /, **values: object) -> int:
+        """Changes these columns of the row with this key; returns how many rows that were."""
+        statement = changed_row(cls, key, values)
+        if statement is None:
+            return int(cls.update(**values).where(cls._meta.primary_key == key).execute())
+        return int(cls._meta.database.execute(statement).rowcount)
 
     @classmethod
     def get(cls, *conditions: object, **filters: object) -> Self:

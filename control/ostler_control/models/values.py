@@ -35,8 +35,8 @@ AS_GIVEN: dict[type[Field], type | None] = {
     IntegerField: int,
     TextField: str,
 }
-# Of each column of an INSERT, in the order of its text: where its value is among those that are given, the class of
-# values that the driver gets as they are, and what makes such a value of another.
+# Of each column of an INSERT or an UPDATE, in the order of its text: where its value is among those that are given, the
+# class of values that the driver gets as they are, and what makes such a value of another.
 Columns = Sequence[tuple[int, type | None, Callable[..., object]]]
 
 
@@ -44,9 +44,15 @@ Columns = Sequence[tuple[int, type | None, Callable[..., object]]]
 def inserted(model: type[Model], names: tuple[str, ...]) -> Columns | None:
     """The columns of an INSERT with a value for each of these; None when another has a default, or one is of a
     kind that is not known here."""
+    return changed(model, names) if {field.name for field in model._meta.defaults} <= set(names) else None
+
+
+@functools.cache
+def changed(model: type[Model], names: tuple[str, ...]) -> Columns | None:
+    """The columns of an UPDATE with a value for each of these; None when one is of a kind that is not known here."""
     fields = [model._meta.fields[name] for name in names]
     kinds = [type(_held(field)) for field in fields]
-    if not AS_GIVEN.keys() >= set(kinds) or not {field.name for field in model._meta.defaults} <= set(names):
+    if not AS_GIVEN.keys() >= set(kinds):
         return None
     order = sorted(range(len(fields)), key=lambda position: vars(fields[position])["_sort_key"])
     return tuple((position, AS_GIVEN[kinds[position]], fields[position].db_value) for position in order)

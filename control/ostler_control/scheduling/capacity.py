@@ -7,6 +7,7 @@ verdict, so that concurrent placements never allocate more than there is. Every 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ from peewee import Case, ColumnBase, ForeignKeyField, ModelUpdate, fn
 
 from ostler_control import database, settings
 from ostler_control.models import Cluster, Host, HostState, Vm, db, first_tuple
+from ostler_control.models.rows import Row, to_objects
+from ostler_control.prepared import Prepared, Value
+
+# What a first claim returns of its host.
+_OF_HOST = (Host.hypervisor_type, Host.template_formats, Host.capabilities)
 
 
 def claim(vm: Vm, host_id: str) -> None:
@@ -191,19 +197,36 @@ def claim_first(vm: Vm, host_id: str) -> Host:
 
     Returns of the host its type, and what its driver reads.
     """
+    reserved = settings.agents.HOST_RESERVED_MEMORY.by_cluster()
+    statement = _first_claim(tuple(sorted(reserved.items())))
     with database.joined():
-        changed = _adding(host_id, vm.cpus, vm.memory_bytes, _granted(vm.cpus, vm.memory_bytes))
-        columns = (Host.hypervisor_type, Host.template_formats, Host.capabilities)
-        host: Host | None = next(iter(list(changed.returning(*columns).execute())), None)
-        if host is None:
+        rows = statement.rows(Row, host=host_id, cpus=vm.cpus, memory=vm.memory_bytes)
+        if not rows:
             raise _taken(vm, host_id)
-        Vm.update(host=host_id, hypervisor_type=host.hypervisor_type).where(Vm.id == vm.id).execute()
+        make = to_objects(Host, _OF_HOST)
+        assert make is not None
+        host: Host = make(rows)[0]  # type: ignore[assignment]
+        Vm.change(vm.id, host=host_id, hypervisor_type=host.hypervisor_type)
         return host
+
+
+@functools.lru_cache(maxsize=64)
+def _first_claim(reserved: tuple[tuple[str, int], ...]) -> Prepared:
+    def statement(value: Value) -> ModelUpdate:
+        cpus, memory_bytes = value("cpus"), value("memory")
+        granted = _has_room(cpus, memory_bytes, dict(reserved))
+        return _adding(value("host"), cpus, memory_bytes, granted).returning(*_OF_HOST)
+
+    return Prepared(statement)
 
 
 def _granted(cpus: int, memory_bytes: int) -> ColumnBase:
     """The condition on a host alone that it accepts VMs and has this much free."""
-    room = room_for(cpus, memory_bytes, usable_memory(settings.agents.HOST_RESERVED_MEMORY.by_cluster()))
+    return _has_room(cpus, memory_bytes, settings.agents.HOST_RESERVED_MEMORY.by_cluster())
+
+
+def _has_room(cpus: int | ColumnBase, memory_bytes: int | ColumnBase, reserved: Mapping[str, int]) -> ColumnBase:
+    room = room_for(cpus, memory_bytes, usable_memory(reserved))
     return fn.EXISTS(Cluster.select(Cluster.id).where((Cluster.id == Host.cluster) & room))
 
 
@@ -232,7 +255,9 @@ def _add(host_id: str, cpus: int, memory_bytes: int, condition: ColumnBase | boo
     return bool(_adding(host_id, cpus, memory_bytes, condition).execute())
 
 
-def _adding(host_id: str, cpus: int, memory_bytes: int, condition: ColumnBase | bool) -> ModelUpdate:
+def _adding(
+    host_id: str | ColumnBase, cpus: int | ColumnBase, memory_bytes: int | ColumnBase, condition: ColumnBase | bool
+) -> ModelUpdate:
     sums = {
         Host.allocated_cpus: Host.allocated_cpus + cpus,
         Host.allocated_memory_bytes: Host.allocated_memory_bytes + memory_bytes,

@@ -127,7 +127,7 @@ def _insert_or_raise(taken: AlreadyExistsError, same: ColumnBase, model: type[R]
     """A new row; raises `taken` when somebody has inserted the `same` one since the checks. That ends no transaction,
     so it takes no savepoint."""
     row = model(**values)
-    if model.insert(row.__data__).on_conflict_ignore().as_rowcount().execute():
+    if row.insert_unless_taken():
         return row
     if model.select().where(same).exists():
         raise taken
@@ -197,10 +197,9 @@ def _record_root(vm: Vm, wanted: NewVm, checked: Checked, place: _Place, keys: K
         operation_id=vm.operation_id,
     )
     taken = checked.facts.root_name_taken
-    # A conflict ends no transaction this way: somebody has taken the name since it was looked for.
-    if taken or not Volume.insert(root.__data__).on_conflict_ignore().as_rowcount().execute():
+    if taken or not root.insert_unless_taken():  # somebody has taken the name since it was looked for
         root.name = f"{root.name}-{secrets.token_hex(3)}"
-        Volume.insert(root.__data__).execute()
+        root.save(force_insert=True)
     operation = matrix.Operation.CREATE_FROM_TEMPLATE if wanted.template else matrix.Operation.CREATE
     matrix.check_in(place.pool_type, operation, root, False)
     return root

@@ -44,7 +44,7 @@ def keep(vm_id: str, machine: str) -> None:
     if not 0 < len(machine) <= MAX_LENGTH or not machine.isprintable():  # a host's own words
         return
     with joined():
-        VmMachine.insert(vm=vm_id, machine=machine).on_conflict_ignore().execute()
+        VmMachine(vm=vm_id, machine=machine).insert_unless_taken()
 
 
 def copy(source: Vm, target: Vm) -> None:

@@ -90,7 +90,7 @@ def find_nic(vm: Vm, mac: str) -> Nic:
 def set_state(vm_id: str, state: VmState, **values: object) -> None:
     """Records a VM's state; clears its `attention`. values: further columns."""
     with joined():
-        Vm.update(**{"state": state, "state_time": now(), "attention": "", **values}).where(Vm.id == vm_id).execute()
+        Vm.change(vm_id, **{"state": state, "state_time": now(), "attention": "", **values})
 
 
 def set_attention(vm_id: str, attention: str) -> None:

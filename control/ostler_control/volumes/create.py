@@ -85,9 +85,8 @@ def create_file(
     size_bytes = max(volume.size_bytes, update.volume.virtual_size_bytes)
 
     def write() -> None:
-        Volume.update(state=VolumeState.READY, state_reason="", encrypt_format=found, size_bytes=size_bytes).where(
-            Volume.id == volume_id
-        ).execute()
+        values = {"state": VolumeState.READY, "state_reason": "", "encrypt_format": found, "size_bytes": size_bytes}
+        Volume.change(volume_id, **values)
 
     run.defer_write(write)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ostler_control import statement_forms
 from ostler_control.models import ALL, Account, Host, OperationStep, Passphrase, Vm, VmState, Zone, db, new_id
-from ostler_control.models.direct import NewRow, new_row, row_by_key
+from ostler_control.models.direct import NewRow, changed_row, new_row, row_by_key
 from ostler_control.statement_forms import Texts, comparable, written
 from peewee import SQL, IntegrityError, Model, fn
 
@@ -44,6 +44,15 @@ def test_every_model_has_the_statements_that_peewee_writes() -> None:
             assert (text, comparable(values)) == (expected[0], comparable(statement.values))
             assert list(map(type, comparable(statement.values))) == list(map(type, comparable(expected[1])))
             assert comparable(statement.values) == comparable(expected[1])
+            unless_taken: Any = new_row(row, may_conflict=True)
+            expected = written(model.insert(row.__data__).on_conflict_ignore(), db.get_sql_context)
+            assert texts.write(unless_taken, db.get_sql_context)[0] == expected[0]
+            assert comparable(unless_taken.values) == comparable(expected[1])
+            changed: Any = changed_row(model, "k", row.__data__)
+            by_query = model.update(row.__data__).where(model._meta.primary_key == "k")
+            expected = written(by_query, db.get_sql_context)
+            assert texts.write(changed, db.get_sql_context)[0] == expected[0]
+            assert comparable(changed.values) == comparable(expected[1])
         by_key: Any = row_by_key(model, (model._meta.primary_key == "k",))
         expected = written(model.select().where(model._meta.primary_key == "k"), db.get_sql_context)
         assert texts.write(by_key, db.get_sql_context) == expected
@@ -164,3 +173,48 @@ def test_a_statement_with_defaults_is_written_once(fleet: Fleet, monkeypatch: py
     monkeypatch.setattr(statement_forms, "written", lambda *_: pytest.fail("it was written again"))
     Zone.insert(name="b").on_conflict_ignore().execute()
     assert isinstance(new_row(Zone(name="c")), NewRow)
+
+
+def test_a_row_is_inserted_unless_another_has_its_name(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Zone(name="y").insert_unless_taken()
+    monkeypatch.setattr(statement_forms, "_Form", lambda _: pytest.fail("a query was walked through"))
+    zone, other = Zone(name="z"), Zone(name="z")
+    with db.atomic():
+        assert zone.insert_unless_taken()
+        assert not other.insert_unless_taken()
+        assert Zone.get_or_none(Zone.id == other.id) is None
+        assert Zone.get_by_id(zone.id).name == "z"
+
+
+def test_a_computed_row_is_inserted_unless_another_has_its_name(fleet: Fleet) -> None:
+    assert Zone(name=SQL("lower('X')")).insert_unless_taken()
+    assert not Zone(name=SQL("lower('X')")).insert_unless_taken()
+    assert Zone.select().where(Zone.name == "x").count() == 1
+
+
+def test_columns_of_a_row_are_changed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    vm, other, host = fleet.vm("a"), Vm.get_by_id(fleet.vm("b").id), fleet.hosts[0]
+    Vm.change("none", cpus=1)
+    monkeypatch.setattr(statement_forms, "_Form", lambda _: pytest.fail("a query was walked through"))
+    moment = datetime.datetime(2026, 1, 2)
+    assert Vm.change(vm.id, state=VmState.STOPPED, state_time=moment, last_host=host.id, attention="b") == 1
+    assert Vm.change(vm.id, attention="c", last_host=host) == 1
+    found = Vm.get_by_id(vm.id)
+    assert (found.state, found.state_time, found.last_host_id, found.attention) == (
+        VmState.STOPPED,
+        moment,
+        host.id,
+        "c",
+    )
+    assert Vm.change(vm.id, last_host=None) == 1
+    assert Vm.get_by_id(vm.id).last_host_id is None
+    assert whole(Vm.get_by_id(other.id)) == whole(other)
+    assert Vm.change("none", cpus=1) == 0
+    with pytest.raises(ValueError, match="runing"):
+        Vm.change(vm.id, state="runing")
+
+
+def test_a_computed_change(fleet: Fleet) -> None:
+    vm = fleet.vm("a")
+    assert Vm.change(vm.id, cpus=Vm.cpus + 2) == 1
+    assert Vm.get_by_id(vm.id).cpus == vm.cpus + 2
