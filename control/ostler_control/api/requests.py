@@ -11,6 +11,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 from ostler_common.errors import InvalidArgumentError, NotFoundError, bad_field
 from ostler_common.redaction import redacted
+from peewee import IntegrityError
 
 from ostler_control import database
 from ostler_control.caller import Caller
@@ -18,6 +19,7 @@ from ostler_control.catalog.names import is_id
 from ostler_control.models import BaseModel, Request, new_id, now
 
 _Row = TypeVar("_Row", bound=BaseModel)
+T = TypeVar("T")
 
 KEPT_FOR = datetime.timedelta(days=7)
 
@@ -39,6 +41,25 @@ def once(
 
     reserving: inside, what `make` makes gets this id, which then need not be written afterwards.
     """
+    return repeated_after_conflict(lambda: _once(model, caller, request, make, reserving))
+
+
+def repeated_after_conflict(call: Callable[[], T]) -> T:
+    """What a transaction makes. When somebody else has inserted what may be there once, such as a name, between its
+    checks and its own insert, it runs once more: the checks see it now, and say what it is."""
+    try:
+        return call()
+    except IntegrityError:
+        return call()
+
+
+def _once(
+    model: type[_Row],
+    caller: Caller,
+    request: Message,
+    make: Callable[[], _Row],
+    reserving: Callable[[str], AbstractContextManager[object]],
+) -> _Row:
     request_id: str = getattr(request, "request_id")  # noqa: B009 - Message declares no fields
     if not request_id:
         with database.transaction():

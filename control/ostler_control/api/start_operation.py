@@ -10,7 +10,7 @@ from ostler_common.errors import NotFoundError, PermissionDeniedError
 
 from ostler_control.api.convert import operations as convert_operations
 from ostler_control.api.redact import redact_errors_for
-from ostler_control.api.requests import made_earlier, once
+from ostler_control.api.requests import made_earlier, once, repeated_after_conflict
 from ostler_control.api.resolve import resolve
 from ostler_control.caller import Caller
 from ostler_control.database import transaction
@@ -23,7 +23,7 @@ def start_operation(caller: Caller, request: Message, make: Callable[[], Operati
     """Runs `make` in one transaction and launches the operation; with validate_only rolls everything back."""
     with redact_errors_for(caller, request):
         if getattr(request, "validate_only", False):
-            return convert_operations.validated(_tried(make), caller)
+            return convert_operations.validated(repeated_after_conflict(lambda: _tried(make)), caller)
         operation = once(Operation, caller, request, make, reserving)
         launch(operation)
         return convert_operations.operation(operation, caller)
