@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from typing import Any, TypeVar
 
 from ostler_common.errors import FailedPreconditionError, NotFoundError, bad_field
-from peewee import ModelSelect
+from peewee import ColumnBase, ModelSelect
 
 from ostler_control import networks
 from ostler_control.caller import Caller
@@ -26,6 +27,8 @@ from ostler_control.models import (
     Volume,
     tuples,
 )
+from ostler_control.models.joined import objects
+from ostler_control.prepared import Prepared
 
 _Row = TypeVar("_Row", bound=BaseModel)
 
@@ -47,17 +50,15 @@ def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = 
     """
     if not ref:
         raise bad_field(field, "is required: an id or a name", reason="REQUIRED")
-    query = visible(model, caller)
-    if account_id:
-        query = query.where(owner(model) == account_id)
-    if is_id(ref):
-        found = list(query.where(model.id == ref.lower()))
-    elif "name" in model._meta.fields:
-        found = list(query.where(_name(model) == ref).order_by(model.create_time).limit(_AMBIGUOUS_LISTED + 1))
-    else:
-        found = []
+    found = list[_Row]()
+    if (by_id := is_id(ref)) or "name" in model._meta.fields:
+        text = ref.lower() if by_id else ref
+        if account_id or (caller is not None and not caller.is_admin):
+            found = list(_having(_of_account(model, caller, account_id), model, by_id, text))
+        else:
+            found = [row for (row,) in objects(_live(model, by_id).rows(tuple[object, ...], ref=text), model)]
     if not found:
-        raise _not_found(model, ref, query)
+        raise _not_found(model, ref, _of_account(model, caller, account_id))
     if len(found) > 1:
         ids = [str(row.id) for row in found[:_AMBIGUOUS_LISTED]]
         more = ", ..." if len(found) > _AMBIGUOUS_LISTED else ""
@@ -68,6 +69,25 @@ def resolve(model: type[_Row], ref: str, field: str, *, caller: Caller | None = 
         )
     row: _Row = found[0]
     return row
+
+
+def _of_account(model: type[_Row], caller: Caller | None, account_id: str) -> ModelSelect[_Row]:
+    """What the caller may see, of this account unless it is ""."""
+    query = visible(model, caller)
+    return query.where(owner(model) == account_id) if account_id else query
+
+
+def _having(query: ModelSelect[_Row], model: type[_Row], by_id: bool, ref: str | ColumnBase) -> ModelSelect[_Row]:
+    """Those with this id or name. Of those with one name the oldest, and enough to say that they are many."""
+    if by_id:
+        return query.where(model.id == ref)
+    return query.where(_name(model) == ref).order_by(model.create_time).limit(_AMBIGUOUS_LISTED + 1)
+
+
+@functools.cache
+def _live(model: type[BaseModel], by_id: bool) -> Prepared:
+    """The same of all accounts, written once."""
+    return Prepared(lambda value: _having(visible(model, None), model, by_id, value("ref")))
 
 
 def optional(model: type[_Row], ref: str, field: str, *, caller: Caller | None = None) -> _Row | None:

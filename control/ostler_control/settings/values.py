@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from peewee import ColumnBase, Expression
 
 from ostler_control.models import Cluster, SettingValue
 from ostler_control.models.columns import tuples
-from ostler_control.settings.scopes import At
+from ostler_control.prepared import Prepared
+from ostler_control.settings.scopes import ANYWHERE, At
 from ostler_control.states import Scope
 
 _WIDTH = {scope: place for place, scope in enumerate(Scope)}
@@ -46,18 +47,34 @@ def read_once(account_id: str) -> Iterator[None]:
     account_id: the account whose values may be asked for; those of others are still read when they are.
     """
     before = _kept.values
-    own = (SettingValue.scope != Scope.ACCOUNT) | (SettingValue.scope_id == account_id)
-    _kept.values = (account_id, _read(own))
+    _kept.values = (account_id, _by_name(_OF_ACCOUNT.rows(tuple[str, str, str, str], account=account_id)))
     try:
         yield
     finally:
         _kept.values = before
 
 
+_COLUMNS = (SettingValue.name, SettingValue.scope, SettingValue.scope_id, SettingValue.value)
+# Those that an account may ask for, and those of one name that hold everywhere.
+_OF_ACCOUNT = Prepared(
+    lambda value: SettingValue.select(*_COLUMNS).where(
+        (SettingValue.scope != Scope.ACCOUNT) | (SettingValue.scope_id == value("account"))
+    )
+)
+_GLOBAL = Prepared(
+    lambda value: SettingValue.select(*_COLUMNS).where(
+        SettingValue.name == value("name"), SettingValue.scope == Scope.GLOBAL
+    )
+)
+
+
 def _read(which: ColumnBase) -> _ByName:
-    columns = (SettingValue.name, SettingValue.scope, SettingValue.scope_id, SettingValue.value)
+    return _by_name(tuples(SettingValue.select(*_COLUMNS).where(which), tuple[str, str, str, str]))
+
+
+def _by_name(rows: Iterable[tuple[str, str, str, str]]) -> _ByName:
     found: _ByName = {}
-    for name, scope, scope_id, value in tuples(SettingValue.select(*columns).where(which), tuple[str, Scope, str, str]):
+    for name, scope, scope_id, value in rows:
         found.setdefault(name, []).append(Stored(Scope(scope), scope_id, value))
     return found
 
@@ -65,7 +82,9 @@ def _read(which: ColumnBase) -> _ByName:
 def find(names: Collection[str], at: At) -> _ByName:
     """The values in reach at a place, by name, the narrowest first."""
     found = _kept_in_reach(names, at)
-    if found is None:
+    if found is None and len(names) == 1 and at == ANYWHERE:
+        found = _by_name(_GLOBAL.rows(tuple[str, str, str, str], name=next(iter(names))))
+    elif found is None:
         found = _read(SettingValue.name.in_(names) & _reach(at))
     for values in found.values():
         values.sort(key=lambda stored: _WIDTH[stored.scope], reverse=True)

@@ -15,7 +15,7 @@ from ostler_common.errors import (
     NotFoundError,
     OstlerError,
 )
-from ostler_control import database, events
+from ostler_control import database, events, settings, statement_forms
 from ostler_control.api import masks, paging, requests
 from ostler_control.api.events import EventService
 from ostler_control.api.resolve import resolve
@@ -119,6 +119,17 @@ def test_another_accounts_vm_looks_exactly_like_none(fresh_database: str) -> Non
     assert refusal("web1") == refusal("none-of-the-kind") == refusal(foreign.id) == refusal(new_id())
     assert "did you mean" not in refusal("web2")
     assert resolve(Vm, "web1", "vm", caller=calls.admin()) == foreign
+
+
+def test_what_a_call_names_is_found_without_a_query(fresh_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone, offering = Zone.create(name="east"), ServiceOffering.create(name="small", cpus=1, memory_bytes=1)
+    monkeypatch.setattr(statement_forms, "_Form", lambda _: pytest.fail("a query was walked through"))
+    for ref in ("east", zone.id):
+        assert resolve(Zone, ref, "zone") == resolve(Zone, ref, "zone", caller=calls.admin()) == zone
+    assert resolve(ServiceOffering, "small", "service_offering") == offering
+    with settings.read_once("none"):
+        assert settings.hypervisors.CUSTOM_DISPLAY_NAME.get() == "Custom"
+    assert settings.hypervisors.CUSTOM_DISPLAY_NAME.get() == "Custom"
 
 
 def test_a_name_that_several_have_is_refused_with_their_ids(fresh_database: str) -> None:
