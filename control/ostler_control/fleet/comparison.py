@@ -27,6 +27,7 @@ class Comparison:
         known = frozenset(row.vm_id for row in rows)
         strays = set()
         left = leftovers.left_elsewhere(rows, views, dirty)
+        self._read_written([host_id for host_id in dirty if views[host_id].heard])
         for host_id in sorted(dirty):
             view = views[host_id]
             if not view.heard:
@@ -44,6 +45,12 @@ class Comparison:
                 self._written[host_id] = found
         self._strays = {stray for stray in self._strays if stray[0] not in dirty} | strays
         self._leftovers.delete(left)
+
+    def _read_written(self, host_ids: Iterable[str]) -> None:
+        """Hosts that are heard for the first time mostly have nothing recorded: one statement for all of them."""
+        if first := [host_id for host_id in host_ids if host_id not in self._written]:
+            having = store.having_unmanaged(first)
+            self._written.update((host_id, {}) for host_id in first if host_id not in having)
 
     def forget(self, host_ids: Iterable[str]) -> None:
         """For hosts that are not watched any more."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from ostler_control.fleet.reconcile import HostView, Seen, VmRow
+from ostler_control.fleet.reconcile import HostView, VmRow
 from ostler_control.hosts import definitions
 from ostler_control.hosts.definitions import Left
-from ostler_control.states import PowerState, VmState
+from ostler_control.states import VmState
 
 # Hosts are compared several times a second: each definition is not worth a query every time.
 _PAUSE_S, _BUSY_PAUSE_S = 60.0, 10.0
@@ -18,20 +18,21 @@ _MAX_AT_ONCE = 8
 def left_elsewhere(rows: Iterable[VmRow], hosts: Mapping[str, HostView], dirty: Iterable[str]) -> list[Left]:
     """Definitions that do not run, on these dirty hosts, of VMs that are seen where they are recorded, on another.
     Pure."""
+    idle = [(host, vm_id) for host_id in sorted(dirty) if (host := hosts[host_id]).heard for vm_id in host.idle]
+    if not idle:
+        return []
     wanted = {row.vm_id: row for row in rows if _is_at_home(row, hosts.get(row.home))}
-    found = []
-    for host in (hosts[host_id] for host_id in sorted(dirty)):
-        for vm_id in sorted(wanted.keys() & (host.vms or {}).keys()) if host.heard else ():
-            row, seen = wanted[vm_id], host.seen(vm_id)
-            if host.host_id != row.home and seen is not None and _is_idle(seen):
-                found.append(Left(host.host_id, vm_id, row.name))
-    return found
+    return [
+        Left(host.host_id, vm_id, row.name)
+        for host, vm_id in idle
+        if (row := wanted.get(vm_id)) is not None and host.host_id != row.home
+    ]
 
 
 def left_of_strays(host: HostView, vm_ids: Iterable[str]) -> list[Left]:
     """Definitions that do not run, of VMs without a row, on this host. Pure."""
     stray = [seen for vm_id in sorted(vm_ids) if (seen := host.seen(vm_id)) is not None]
-    return [Left(host.host_id, seen.vm_id, seen.name) for seen in stray if _is_idle(seen)]
+    return [Left(host.host_id, seen.vm_id, seen.name) for seen in stray if seen.vm_id in host.idle]
 
 
 def _is_at_home(row: VmRow, home: HostView | None) -> bool:
@@ -41,10 +42,6 @@ def _is_at_home(row: VmRow, home: HostView | None) -> bool:
     if seen is None or not seen.managed:
         return False
     return row.state is VmState.STOPPED or (row.state is VmState.RUNNING and seen.power_state.is_executing)
-
-
-def _is_idle(seen: Seen) -> bool:
-    return seen.managed and seen.power_state is PowerState.STOPPED
 
 
 class Leftovers:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
 
 from ostler_control.agents.looks import Look
 from ostler_control.states import PowerState, VmState
@@ -57,10 +59,20 @@ class HostView:
     def seen(self, vm_id: str) -> Seen | None:
         return (self.vms or {}).get(vm_id)
 
+    @cached_property
+    def executing(self) -> frozenset[str]:
+        """Ids of the VMs that run there, or did when it was last heard."""
+        return frozenset(vm_id for vm_id, seen in (self.vms or {}).items() if seen.power_state.is_executing)
 
-@dataclass(frozen=True)
-class VmRow:
-    """A VM as the database has it.
+    @cached_property
+    def idle(self) -> tuple[str, ...]:
+        """Ids of the managed VMs that are defined there and do not run."""
+        vms = (self.vms or {}).items()
+        return tuple(sorted(id for id, seen in vms if seen.managed and seen.power_state is PowerState.STOPPED))
+
+
+class VmRow(NamedTuple):
+    """A VM as the database has it. A tuple, because all of them are read every few seconds.
 
     home: the host where it is placed, or, when placed nowhere, where its definition was last; "" for none.
     quiet: no operation holds it and none has ended in the last seconds.
@@ -115,6 +127,8 @@ def reconcile(
     """
     judged = [row for row in rows if row.quiet and row.state.is_stable]  # of the others an operation decides
     executing = _executing({row.vm_id for row in judged}, hosts.values())
+    judged = [row for row in judged if not _is_settled(row, hosts.get(row.home), executing.get(row.vm_id, []))]
+    judged.sort()
     outdated = _outdated(judged, executing, absences)
     verdicts = []
     for row in judged:
@@ -130,11 +144,19 @@ def reconcile(
         verdict = _judge(row, home, elsewhere, unheard)
         if verdict is None:
             continue
-        verdict = replace(verdict, seen_on=frozenset(host.host_id for host in (*elsewhere, *unheard)))
-        found = (verdict.power_state, verdict.attention, verdict.seen_on)
-        if found != (row.power_state, row.attention, row.seen_on):
-            verdicts.append(verdict)
+        seen_on = frozenset(host.host_id for host in (*elsewhere, *unheard))
+        if (verdict.power_state, verdict.attention, seen_on) != (row.power_state, row.attention, row.seen_on):
+            verdicts.append(replace(verdict, seen_on=seen_on))
     return verdicts
+
+
+def _is_settled(row: VmRow, home: HostView | None, running_on: list[HostView]) -> bool:
+    """Whether the VM runs at home and nowhere else, as its row says: then there is no verdict. So do nearly all."""
+    if home is None or len(running_on) != 1 or running_on[0] is not home or row.attention or row.seen_on:
+        return False
+    seen = home.seen(row.vm_id)
+    is_running = seen is not None and seen.power_state is PowerState.RUNNING
+    return is_running and row.state is VmState.RUNNING and row.power_state is PowerState.RUNNING
 
 
 def _executing(vm_ids: Set[str], hosts: Iterable[HostView]) -> dict[str, list[HostView]]:
@@ -142,10 +164,8 @@ def _executing(vm_ids: Set[str], hosts: Iterable[HostView]) -> dict[str, list[Ho
     of the fleet."""
     found: dict[str, list[HostView]] = {}
     for host in hosts:
-        if not host.heard or not host.vms:
-            continue
-        for vm_id in vm_ids & host.vms.keys():
-            if host.vms[vm_id].power_state.is_executing:
+        if host.heard:
+            for vm_id in vm_ids & host.executing:
                 found.setdefault(vm_id, []).append(host)
     for running in found.values():
         running.sort(key=lambda host: host.name)
@@ -175,6 +195,8 @@ def _outdated(
 
 def unmanaged(host: HostView, known_vm_ids: frozenset[str]) -> dict[str, Seen]:
     """VMs on a host that have no row, by id."""
+    if known_vm_ids.issuperset(host.vms or ()):
+        return {}
     return {vm_id: seen for vm_id, seen in (host.vms or {}).items() if vm_id not in known_vm_ids}
 
 

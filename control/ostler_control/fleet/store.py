@@ -217,7 +217,7 @@ def vm_rows(host_ids: Sequence[str] | None = None, vm_ids: Iterable[str] = ()) -
         Vm.last_host,
         Vm.operation_id,
         Vm.state_time,
-    ).order_by(Vm.id)
+    )
     with session():
         seen_on = _sightings()
         if host_ids is None:
@@ -296,6 +296,13 @@ def _record_sightings(row: VmRow, seen_on: frozenset[str]) -> None:
         VmSighting.delete().where(VmSighting.vm == row.vm_id, VmSighting.host.in_(sorted(gone))).execute()
     for host_id in sorted(seen_on - row.seen_on):
         VmSighting.insert(vm=row.vm_id, host=host_id).on_conflict_ignore().execute()
+
+
+def having_unmanaged(host_ids: Sequence[str]) -> set[str]:
+    """Those of these hosts of which VMs are recorded that Ostler does not manage."""
+    with session():
+        query = UnmanagedVm.select(UnmanagedVm.host).where(UnmanagedVm.host.in_(host_ids)).distinct()
+        return {host_id for (host_id,) in tuples(query, tuple[str])}
 
 
 def set_unmanaged(host: HostView, found: Mapping[str, Seen]) -> None:

@@ -191,8 +191,9 @@ class Watcher:
                     watch.try_now.set()
                 else:
                     await self._in_database(store.set_state, host, watch.state, watch.reason)
-            watch.host = host
-            watch.changed()
+            if watch.host != host:
+                watch.host = host
+                watch.changed()
         await self._renew_trust()
 
     async def _let_go(self, host_ids: list[str]) -> None:

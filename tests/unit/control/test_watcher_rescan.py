@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,6 +88,16 @@ def test_a_host_that_is_heard_is_up_whoever_changed_its_row(site: Site) -> None:
     site.rescan()
     assert site.watch.state is HostState.UP
     assert site.written == [HostState.UP]
+
+
+def test_the_view_of_a_host_whose_row_did_not_change_is_kept(site: Site) -> None:
+    """Else the VMs of all hosts would be copied every few seconds."""
+    before = site.watch.view()
+    site.rescan()
+    assert site.watch.view() is before
+    site.watch.host = replace(HOST, name="h0")
+    site.rescan()
+    assert site.watch.view().name == "h1"
 
 
 def test_a_transaction_that_postgresql_ended_is_tried_again() -> None:
