@@ -52,6 +52,15 @@ def is_proved_off(host: Host, vm_id: str) -> bool:
     return bool(HostFence.select().where(off).exists())
 
 
+def has_returned(host: Host) -> bool:
+    """Whether a host was proved off, and answers again: it is given back once nothing there is in doubt."""
+    if host.state is not HostState.FENCED:
+        return False
+    heard = (HostFence.host == host.id) & (HostFence.state == FenceState.OFF) & HostFence.heard
+    is_silent = HostSilence.select().where(HostSilence.host == host.id).exists()
+    return not is_silent and bool(HostFence.select().where(heard).exists())
+
+
 _HEARD = Prepared(lambda value: HostFence.update(heard=True).where(HostFence.host == value("host"), ~HostFence.heard))
 
 

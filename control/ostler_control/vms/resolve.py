@@ -10,7 +10,7 @@ from ostler_common.errors import AbortedError
 
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
-from ostler_control.hosts.rows import is_proved_off, is_up
+from ostler_control.hosts.rows import has_returned, is_proved_off, is_up
 from ostler_control.keys import Keyring
 from ostler_control.models import Operation, Vm, VmState, now
 from ostler_control.operations import Run, launch, periodic, read_inputs, record_operation, workflow
@@ -38,12 +38,13 @@ def resolve_stranded(_: Keyring) -> None:
 
 def _ready(vm: Vm) -> bool:
     hosts = [host for host in (vm.host, vm.destination) if host is not None]
-    up = [is_up(host) for host in hosts]
-    if all(is_up(host) or is_proved_off(host, vm.id) for host in hosts):
+    # A host that was proved off and has returned is given back only once this is resolved.
+    answering = [is_up(host) or has_returned(host) for host in hosts]
+    if all(answers or is_proved_off(host, vm.id) for host, answers in zip(hosts, answering, strict=True)):
         # Which copy of a disk is whole, only one of the hosts can tell.
-        return any(up) or not _inputs(vm).moved
+        return any(answering) or not _inputs(vm).moved
     tried = Operation.select().where((Operation.resource_id == vm.id) & (Operation.end_time > now() - _PAUSE))
-    return any(up) and not tried.exists()
+    return any(answering) and not tried.exists()
 
 
 def _inputs(vm: Vm) -> MigrateInputs:

@@ -36,6 +36,7 @@ from ostler_control.vms.resolve import resolve_stranded
 
 from tests.fakes.faults import Fault
 from tests.fakes.fence import FakeDevice
+from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
 from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, refused, vm
 from tests.unit.control.ha.test_returns import compare, view
@@ -227,11 +228,8 @@ def test_a_vm_that_may_have_arrived_after_the_proof_is_not_taken_for_dead(
     assert Vm.get(Vm.name == "high").state is VmState.STOPPED
 
 
-@pytest.mark.parametrize("moves_disks", [False, True])
-def test_a_vm_whose_hosts_both_died_in_its_migration_starts_again(
-    site: Site, engine: Engine, clock: Clock, moves_disks: bool
-) -> None:
-    """Unless its disks moved too: which copies are whole, only the hosts can tell."""
+def lose_both(site: Site, engine: Engine) -> Operation:
+    """h1 and h2 lose their power while "high" moves from the one to the other."""
 
     def die_both(request: object) -> bool:
         for name in ("h1", "h2"):
@@ -242,13 +240,22 @@ def test_a_vm_whose_hosts_both_died_in_its_migration_starts_again(
 
     lost = InternalError("the answer is lost", "COMMAND_FAILED")
     site.hosts["h1"].fail("MigrateVm", Fault(lost, only=die_both))
-    moving = site.record(lambda: vms.migrate(vm("high"), "alice", host=site.host("h2")))
+    moving: Operation = site.record(lambda: vms.migrate(vm("high"), "alice", host=site.host("h2")))
     assert outcome(engine, moving) == ("failed", "MIGRATION_UNRESOLVED")
+    Host.update(state=HostState.DISCONNECTED).where(Host.name.in_(["h1", "h2"])).execute()
+    return moving
+
+
+@pytest.mark.parametrize("moves_disks", [False, True])
+def test_a_vm_whose_hosts_both_died_in_its_migration_starts_again(
+    site: Site, engine: Engine, clock: Clock, moves_disks: bool
+) -> None:
+    """Unless its disks moved too: which copies are whole, only the hosts can tell."""
+    moving = lose_both(site, engine)
     if moves_disks:
         with_disks = moving.inputs.replace('"moved":{}', '"moved":{"volume":"pool"}')
         assert with_disks != moving.inputs
         Operation.update(inputs=with_disks).where(Operation.id == moving.id).execute()
-    Host.update(state=HostState.DISCONNECTED).where(Host.name.in_(["h1", "h2"])).execute()
     for name in ("h1", "h2"):
         resolve_stranded(site.keys)
         assert not Operation.select().where(Operation.verb == "vm.resolve").exists(), "nobody can tell"
@@ -265,3 +272,25 @@ def test_a_vm_whose_hosts_both_died_in_its_migration_starts_again(
     assert (vm("high").state, host_of("high")) == (VmState.RUNNING, "h3")
     assert site.fleet.running_on(vm("high").id) == ["h3"]
     site.check_whole()
+
+
+def test_a_vm_whose_hosts_both_died_in_its_migration_and_returned_starts_again(
+    site: Site, engine: Engine, clock: Clock
+) -> None:
+    """Neither is given back before the migration is resolved, and neither is up before it is given back."""
+    lose_both(site, engine)
+    for name in ("h1", "h2"):
+        prove_off(site, name)
+        site.hosts[name].start()
+        tell(site, name, HostState.UP)
+    resolve_stranded(site.keys)
+    finish_all(engine)
+    assert vm("high").state is VmState.RUNNING
+    for name in ("h1", "h2"):
+        compare(view(site, name))
+    for _ in range(3):
+        clock.tick(5)
+        finish_all(engine)
+    wait_until(lambda: not HostFence.select().exists())
+    assert vm("high").state is VmState.RUNNING
+    assert site.fleet.running_on(vm("high").id) == [host_of("high")]
