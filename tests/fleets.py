@@ -124,8 +124,13 @@ def fill(fleet: Fleet, vms: int, *, cpus: int = 1, memory_bytes: int = GIB) -> N
             "UPDATE host SET allocated_cpus = (SELECT COALESCE(SUM(cpus), 0) FROM vm WHERE vm.host_id = host.id), "
             "allocated_memory_bytes = (SELECT COALESCE(SUM(memory_bytes), 0) FROM vm WHERE vm.host_id = host.id)"
         )
+    _analyze()
+
+
+def _analyze() -> None:
+    """As autovacuum would, after a while: without it PostgreSQL takes a table for a small one, and reads all of it."""
     if not database.is_sqlite():
-        db.execute_sql("ANALYZE")  # as autovacuum would, after a while
+        db.execute_sql("ANALYZE")
 
 
 def add_disks(fleet: Fleet) -> None:
@@ -155,3 +160,4 @@ def add_disks(fleet: Fleet) -> None:
                     for key, (vm_id, name) in zip(keys, chunk, strict=True)
                 ]
             ).execute()
+    _analyze()
