@@ -62,11 +62,13 @@ def page(
     digest = _digest(request, scope)
     if request.page_token:
         time, row_id = _decode(request.page_token, digest)
-        at, after = (model.create_time == time), (model.create_time < time)
+        # The first condition says nothing new, but lets the database begin there in the index instead of at its start.
+        at = model.create_time == time
         if newest_first:
-            query = query.where(after | (at & (model.id < row_id)))
+            rest = model.create_time <= time, (model.create_time < time) | (at & (model.id < row_id))
         else:
-            query = query.where((model.create_time > time) | (at & (model.id > row_id)))
+            rest = model.create_time >= time, (model.create_time > time) | (at & (model.id > row_id))
+        query = query.where(*rest)
     order = (model.create_time.desc(), model.id.desc()) if newest_first else (model.create_time.asc(), model.id.asc())
     rows = list(query.order_by(*order).limit(size + 1))
     if len(rows) <= size:
