@@ -20,7 +20,7 @@ from ostler_control.agents import Agents, HostAddress, reports
 from ostler_control.database import session, transaction
 from ostler_control.events import SYSTEM
 from ostler_control.hosts.rows import address
-from ostler_control.models import FenceState, Host, HostFence, HostGuard, HostState, now
+from ostler_control.models import FenceState, Host, HostFence, HostGuard, HostSilence, HostState, now
 from ostler_control.periodic import Periodic
 from ostler_control.states import GuardState
 
@@ -35,11 +35,13 @@ _MAX_STAMP = 100
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A host to be asked. pool_id: of the lease that it is to have, "" for none; before: what is recorded of it."""
+    """A host to be asked. pool_id: of the lease that it is to have, "" for none; before: what is recorded of it;
+    is_fenced: it was proved off and has returned, so that it gets no grant."""
 
     host: HostAddress
     pool_id: str
     before: HostGuard | None
+    is_fenced: bool = False
 
 
 class Guards(Periodic):
@@ -68,6 +70,7 @@ class Guards(Periodic):
     def _keep(self, one: _Guarded) -> None:
         host_id = one.host.host_id
         stamp = self._stamps.pop(host_id, "")
+        stamp = "" if one.is_fenced else stamp
         if one.before and one.before.pool_id not in ("", one.pool_id):
             # Before the host is told: no lease of before may prove anything from now on.
             _record(one, agent_pb.Guard(state=agent_pb.Guard.OFF), "")
@@ -85,25 +88,29 @@ class Guards(Periodic):
         _record(one, guard, "")
         if guard.state == agent_pb.Guard.ENDED:
             _notice_end(host_id)
-        elif guard.state != agent_pb.Guard.ABSENT:
+        elif guard.state != agent_pb.Guard.ABSENT and not one.is_fenced:
             self._stamps[host_id] = guard.stamp
 
 
 def _guarded() -> list[_Guarded]:
-    """The hosts that are up and not fenced, and are to guard themselves or did."""
+    """The hosts that are up and not fenced, and are to guard themselves or did; and those that have returned, whose
+    guardian may be another by now: its lease is to prove it if they fall silent again."""
     with session():
         wanted = settings.ha.LEASE_POOL.by_cluster()
         rows = {row.host_id: row for row in HostGuard.select()}
         if not rows and not any(wanted.values()):
             return []
         fenced = HostFence.select(HostFence.host).where(HostFence.state.in_((FenceState.FENCING, FenceState.OFF)))
-        hosts = Host.select().where(Host.state == HostState.UP, ~Host.removed, Host.id.not_in(fenced))
+        is_up = (Host.state == HostState.UP) & Host.id.not_in(fenced)
+        back = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF, HostFence.heard)
+        silent = HostSilence.select(HostSilence.host)
+        has_returned = (Host.state == HostState.FENCED) & Host.id.in_(back) & Host.id.not_in(silent)
         found = []
-        for host in hosts:
+        for host in Host.select().where(is_up | has_returned, ~Host.removed):
             pool_id = wanted.get(host.cluster_id, wanted[""])
             before = rows.get(host.id)
             if pool_id or (before and before.pool_id):
-                found.append(_Guarded(address(host), pool_id, before))
+                found.append(_Guarded(address(host), pool_id, before, host.state is HostState.FENCED))
         return found
 
 

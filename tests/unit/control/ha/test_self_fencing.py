@@ -191,6 +191,26 @@ def test_a_host_that_is_fenced_gets_no_grant(site: Site, guards: Guards, state: 
     assert len(guard_of(site, "h2").calls) == 2
 
 
+def test_the_lease_of_a_returned_host_with_another_guardian_proves_it_when_it_dies_again(
+    site: Site, engine: Engine, guards: Guards
+) -> None:
+    """An admin had declared it dead, and it was switched on again. It is asked who guards it, and gets no grant."""
+    site.silence("h1")
+    assert outcome(engine, site.record(lambda: fence(site.host("h1"), "root", device=False, automatic=False))) == OK
+    report(site, "h1")
+    guard = guard_of(site, "h1")
+    guard.term, guard.calls = "term of its next life", []
+    guard.leases.clear()
+    site.hosts["h1"].start()
+    for _ in range(2):
+        guards.tick()
+    assert {stamp for _, stamp in guard.calls} == {""}
+    assert HostGuard.get(HostGuard.host == site.host("h1").id).term == guard.term
+    site.hosts["h1"].stop()
+    assert by_lease(site, engine) == OK
+    assert HostFence.get().proof == "lease"
+
+
 def test_a_replica_that_does_not_lead_gives_no_grant(site: Site, engine: Engine, guards: Guards) -> None:
     other = Guards(lambda: False, engine.agents)
     before = list(guard_of(site, "h1").calls)
