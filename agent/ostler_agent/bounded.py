@@ -1,4 +1,4 @@
-"""Calls that may hang for ever, as those that touch the storage of another machine."""
+"""Calls that may hang, some for ever, as those that touch the storage of another machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class BoundedCalls:
     that hangs holds few threads, however often it is asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "storage") -> None:
+        """name: of the threads."""
+        self._name = name
         self._lock = threading.RLock()
         self._hanging: Counter[str] = Counter()
 
@@ -35,7 +37,7 @@ class BoundedCalls:
             except BaseException as error:
                 answer.set_exception(error)
 
-        threading.Thread(target=run, name="storage", daemon=True).start()
+        threading.Thread(target=run, name=self._name, daemon=True).start()
         try:
             return answer.result(timeout_s)
         except TimeoutError:

@@ -6,7 +6,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from ostler.types.v1 import vm_pb2 as vm_types_pb2
 from ostler_common.address import split_address, split_addresses
 from ostler_common.errors import UnavailableError, bad_field
 
+from ostler_agent.bounded import BoundedCalls
 from ostler_agent.capabilities import Capabilities
 from ostler_agent.guardian.guards import Guard
 from ostler_agent.guardian.lease import Lease
@@ -39,6 +40,8 @@ MIN_INTERVAL_MS = 500
 MAX_BACKLOG = 10_000
 MAX_CONTROL_ADDRESSES = 16
 MAX_STAMP = 100
+# The control plane takes a host for silent that has sent nothing for 20 s.
+_ANSWER_S = 2.0
 
 
 class CapabilitySource(Protocol):
@@ -87,6 +90,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         self._capabilities = capabilities
         self._trust = trust
         self._identity = identity
+        self._calls = BoundedCalls("hypervisor")
 
     def GetHost(self, request: host_pb2.GetHostRequest, context: grpc.ServicerContext) -> host_pb2.Host:
         return self._host()
@@ -136,15 +140,21 @@ class HostService(host_pb2_grpc.HostServiceServicer):
     def _updates(self, watch: _Watch, meter: LoadMeter, interval_s: float) -> Iterator[host_pb2.HostUpdate]:
         yield host_pb2.HostUpdate(snapshot=self._snapshot())
         due = time.monotonic() + interval_s
+        owed = False
         while not watch.ended:
             update = watch.next(max(0.0, due - time.monotonic()))
             if update is _SNAPSHOT:
-                yield host_pb2.HostUpdate(snapshot=self._snapshot())
+                owed = True
             elif isinstance(update, host_pb2.HostUpdate):
                 yield update
             elif time.monotonic() >= due and not watch.ended:
                 due = time.monotonic() + interval_s
                 yield host_pb2.HostUpdate(load=self._load(meter))
+            if owed and not watch.ended:
+                with suppress(TimeoutError):
+                    snapshot = self._calls.call("snapshot", self._snapshot, _ANSWER_S)
+                    owed = False
+                    yield host_pb2.HostUpdate(snapshot=snapshot)
 
     def _snapshot(self) -> host_pb2.HostSnapshot:
         vms = self._driver.vms()
@@ -152,10 +162,12 @@ class HostService(host_pb2_grpc.HostServiceServicer):
         return host_pb2.HostSnapshot(host=self._host(), vms=[convert.vm_info(vm, look) for vm in vms])
 
     def _load(self, meter: LoadMeter) -> vm_types_pb2.HostLoad:
+        """Of the host alone while its hypervisor does not answer. libvirt lists nothing while it ends a VM whose
+        storage hangs; the host must not be taken for silent meanwhile."""
         try:
-            samples = self._driver.samples()
-        except UnavailableError:
-            samples = []  # report the host's own load even while the hypervisor is unreachable
+            samples = self._calls.call("samples", self._driver.samples, _ANSWER_S)
+        except (UnavailableError, TimeoutError):
+            samples = []
         return load_message(meter.measure(samples))
 
     def _host(self) -> host_pb2.Host:

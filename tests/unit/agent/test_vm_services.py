@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -434,6 +437,34 @@ def test_an_answer_that_a_vm_has_ended_is_newer_than_what_was_reported_before_it
     assert numbers == sorted(set(numbers))
     assert len({look.life for look in looks}) == 1
     assert looks[0].life > 0
+    watch.cancel()
+
+
+def test_a_host_whose_hypervisor_hangs_is_heard_and_tells_of_its_vms_later(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt lists no VM while it ends one whose storage hangs, which takes it 40 s."""
+    watch = agent.host.WatchHost(host_pb2.WatchHostRequest(load_interval_ms=500), timeout=60)
+    assert next(watch).snapshot.host.host_id == HOST
+    (listener,) = agent.driver.listeners
+    answers, asked = threading.Event(), Counter[str]()
+
+    def hang(what: str) -> list[Any]:
+        asked[what] += 1
+        assert answers.wait(60)
+        return []
+
+    monkeypatch.setattr(agent.driver, "samples", lambda: hang("samples"))
+    monkeypatch.setattr(agent.driver, "vms", lambda: hang("vms"))
+    listener.reconnected()
+    begin = time.monotonic()
+    heard = [next(watch) for _ in range(8)]
+    assert {update.WhichOneof("update") for update in heard} == {"load"}
+    assert time.monotonic() - begin < 15
+    assert asked == {"samples": 1, "vms": 1}
+    answers.set()
+    kinds = {next(watch).WhichOneof("update") for _ in range(4)}
+    assert kinds == {"load", "snapshot"}
     watch.cancel()
 
 
