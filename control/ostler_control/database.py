@@ -32,6 +32,8 @@ from ostler_control.statements import FastContext
 log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=Model)
+# Any: libpq's, text or numbers.
+Parameters = dict[str, Any]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 30
@@ -42,6 +44,22 @@ _ERASURE_TIMEOUT_MS, _ERASURE_INTERVAL_S = 200, 2.0
 _COMPILED_STATEMENTS = 1_000
 # How long a transaction on PostgreSQL may be open without a statement; ours never wait for anything meanwhile.
 IDLE_TRANSACTION_LIMIT_S = 20
+# When the network goes dead without a word, or the server's machine is gone, TCP by itself notices that after hours.
+# This way what waits for an answer meets an outage after some 15 seconds, and is repeated.
+_LIVENESS = {
+    "connect_timeout": "10",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "15000",
+}
+# The same for the server, whose connections are few: else those of a replica that was cut off stay for hours as well.
+_SERVER_LIVENESS = {
+    "tcp_keepalives_idle": "15",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 # On PostgreSQL only one replica migrates at a time; any number will do that nothing else uses.
 _MIGRATION_LOCK = 0x05713E
 
@@ -92,21 +110,23 @@ def _open(url: str) -> PooledSqliteDatabase | Postgresql:
             check_same_thread=False,  # the pool hands a connection from one thread to the next
         )
     if url.startswith(("postgresql://", "postgres://")):
-        parameters: dict[str, Any] = conninfo_to_dict(url)
-        parameters["options"] = postgresql_options(parameters.get("options"))
+        parameters = postgresql_parameters(url)
         return Postgresql(parameters.pop("dbname", "ostler"), **parameters)
     raise InvalidArgumentError(
         "the database URL must begin with sqlite:/// or postgresql:// (set database_url)", "INVALID_DATABASE_URL"
     )
 
 
-def postgresql_options(configured: object) -> str:
-    """What each connection to PostgreSQL asks of the server, as libpq's `options`; the URL's own come last and win.
+def postgresql_parameters(url: str) -> Parameters:
+    """libpq's parameters for a connection; the URL's own win.
 
     A replica whose machine or process is frozen in a transaction must not keep its rows locked: PostgreSQL ends the
     transaction, and the replica meets an outage when it goes on.
     """
-    return f"-c idle_in_transaction_session_timeout={IDLE_TRANSACTION_LIMIT_S}s {configured or ''}".strip()
+    own: Parameters = conninfo_to_dict(url)
+    asked = {"idle_in_transaction_session_timeout": f"{IDLE_TRANSACTION_LIMIT_S}s", **_SERVER_LIVENESS}
+    options = [*(f"-c {name}={value}" for name, value in asked.items()), own.get("options", "")]
+    return {**_LIVENESS, **own, "options": " ".join(options).strip()}
 
 
 def is_sqlite() -> bool:

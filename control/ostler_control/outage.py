@@ -21,7 +21,7 @@ RETRY_AFTER_S = 2
 DATABASE_ERRORS = (OperationalError, InterfaceError, InternalError, MaxConnectionsExceeded)
 _DISK_FULL = "53100"  # PostgreSQL's SQLSTATE disk_full
 _ENDS = ("FATAL", "PANIC")  # severities after which the connection is gone
-# The SQLSTATE of a transaction that stood still too long, see `database.postgresql_options`.
+# The SQLSTATE of a transaction that stood still too long, see `database.postgresql_parameters`.
 _TRANSACTION_ENDED = "25P03"
 # SQLite tells most of its failures apart by text alone.
 _SQLITE_FULL = ("database or disk is full",)

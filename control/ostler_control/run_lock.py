@@ -16,6 +16,7 @@ import psycopg
 import structlog
 from ostler_common.errors import FailedPreconditionError, UnavailableError
 
+from ostler_control.database import postgresql_parameters
 from ostler_control.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
@@ -132,7 +133,8 @@ class ReplicaLock:
 
 def _connect(url: str, name: str) -> Connection:
     try:
-        connection = psycopg.connect(url, autocommit=True, connect_timeout=5, application_name=name)
+        own = {"autocommit": True, "connect_timeout": 5, "application_name": name}
+        connection = psycopg.connect(**{**postgresql_parameters(url), **own})
         for parameter, value in _PROBES.items():
             connection.execute(f"SET {parameter} = {value}".encode())
     except psycopg.OperationalError as error:

@@ -29,6 +29,8 @@ from structlog.testing import capture_logs
 
 from tests import databases
 from tests.databases import PostgresServer
+from tests.fakes.link import Weather, is_possible, link
+from tests.fakes.relay import Relay
 from tests.fakes.working_agent import wait_until
 
 STEPS = 12
@@ -126,6 +128,51 @@ def test_the_urls_own_limit_of_idle_transactions_wins(server: PostgresServer) ->
     try:
         with database.session():
             assert db.execute_sql("SHOW idle_in_transaction_session_timeout").fetchone() == ("7s",)
+    finally:
+        database.disconnect()
+
+
+def test_the_urls_own_parameters_win() -> None:
+    found = database.postgresql_parameters("postgresql://db.example/ostler?keepalives_idle=60&options=-c%20a.b%3D1")
+    assert (found["keepalives_idle"], found["keepalives_count"], found["host"]) == ("60", "4", "db.example")
+    assert found["options"].startswith("-c idle_in_transaction_session_timeout=20s -c tcp_keepalives_idle=15 ")
+    assert found["options"].endswith(" -c a.b=1")
+
+
+@pytest.mark.parametrize("answering", [False, True])
+def test_a_dead_network_to_postgresql_is_an_outage_and_no_wait_without_end(
+    server: PostgresServer, answering: bool
+) -> None:
+    """answering: PostgreSQL had received the query already, so that nothing is sent that could fail."""
+    if not is_possible():
+        pytest.skip("needs root and /dev/net/tun")
+    with link(seed=1) as network, contextlib.closing(Relay(server.port, network.near)) as relay:
+        database.connect(f"postgresql://ostler@{network.far}:{relay.port}/outage")
+        try:
+            with database.session():
+                db.execute_sql("SELECT 1")
+                cut = threading.Timer(1.0 if answering else 0.0, network.set, [{relay.port: Weather(to=1.0, back=1.0)}])
+                cut.start()
+                if not answering:
+                    cut.join()
+                    time.sleep(0.1)
+                begin_s = time.monotonic()
+                with pytest.raises(peewee.OperationalError) as caught:
+                    db.execute_sql(f"SELECT pg_sleep({2 if answering else 0})")
+                assert outage(caught.value) is not None
+                assert time.monotonic() - begin_s < 40
+        finally:
+            database.disconnect()
+
+
+def test_postgresql_drops_connections_whose_network_is_dead(server: PostgresServer) -> None:
+    """They are few. What the server asks of its sockets is what the connection has asked it for."""
+    database.connect(server.url + "outage")
+    try:
+        with database.session():
+            for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout"):
+                (value,) = db.execute_sql(f"SELECT setting FROM pg_settings WHERE name = '{name}'").fetchone()
+                assert value == database._SERVER_LIVENESS[name]
     finally:
         database.disconnect()
 
