@@ -25,6 +25,7 @@ from ostler_control.placement import Demand, place, refusal
 from ostler_control.scheduling import capacity, placement_query, reserve
 
 from tests.fleets import GIB, Fleet, make_fleet
+from tests.unit.control.test_create_cost import counted
 
 pytestmark = pytest.mark.usefixtures("fresh_database")
 
@@ -268,6 +269,39 @@ def test_the_fast_way_through_the_database_chooses_what_the_pure_function_does()
         chosen = {"host_id", "host_name", "pool_ids"}
         assert {key: getattr(found, key) for key in chosen} == {key: getattr(expected, key) for key in chosen}
     assert placed > 30
+
+
+@pytest.mark.parametrize(
+    ("scope", "reaching", "queries"),
+    [
+        ("zone", range(50), 1),
+        ("zone", range(1), 2),
+        ("host", range(1), 1),
+        ("zone", range(0), 2),
+        ("host", range(0), 1),
+    ],
+    ids=["all reach it", "only the fullest reaches it", "a host's own", "none reaches it", "not even its own"],
+)
+def test_a_pool_that_the_emptiest_hosts_do_not_reach_is_found_by_its_hosts(
+    scope: str, reaching: range, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a thousand hosts reach the pool of their zone is asked of the best of them only."""
+    fleet = make_fleet(50)
+    pool = Pool.create(name="other", type="local", scope=scope, scope_id=fleet.zone.id)
+    for number, host in enumerate(fleet.hosts):
+        Host.update(allocated_cpus=8 - number // 10).where(Host.id == host.id).execute()
+        if number in reaching:
+            PoolHost.create(pool=pool, host=host, reachable=True)
+    demand = Demand("x", cpus=1, memory_bytes=GIB, pool_choices=((fleet.pool.id,), (pool.id,)))
+    with counted(monkeypatch, {threading.get_ident()}) as seen:
+        if reaching:
+            host_id = placement_query.find(demand).host_id
+        else:
+            with pytest.raises(FailedPreconditionError, match="no host fits"):
+                placement_query.find(demand)
+    if reaching:
+        assert host_id == place(demand, placement_query.facts(demand)).host_id
+    assert len([text for text in seen if "best.*" in text]) == queries, "\n".join(seen)
 
 
 def test_every_host_that_placement_grants_is_granted_by_the_claim_and_no_other() -> None:
