@@ -18,7 +18,6 @@ import structlog
 from ostler_common.errors import FailedPreconditionError, InvalidArgumentError
 from peewee import Model, ModelSelect, OperationalError
 from playhouse.migrations import Runner
-from playhouse.pool import PooledSqliteDatabase
 from psycopg.conninfo import conninfo_to_dict
 
 from ostler_control.durable import CommitSync
@@ -26,6 +25,7 @@ from ostler_control.models import db
 from ostler_control.one_writer import OneWriter
 from ostler_control.outage import outage
 from ostler_control.postgresql import Postgresql
+from ostler_control.sqlite import Sqlite
 from ostler_control.statement_forms import Texts
 from ostler_control.statements import FastContext
 
@@ -74,10 +74,10 @@ def connect(url: str) -> None:
     """
     global _writer
     opened = _open(url)
-    _writer = OneWriter(opened) if isinstance(opened, PooledSqliteDatabase) else None
+    _writer = OneWriter(opened) if isinstance(opened, Sqlite) else None
     opened.context_class = FastContext
     texts = Texts()
-    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))  # type: ignore[method-assign]
+    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))  # type: ignore[assignment, method-assign, misc]
     db.initialize(opened)
     _erasure.reset()
 
@@ -90,7 +90,7 @@ def disconnect() -> None:
         db.close_all()
 
 
-def _open(url: str) -> PooledSqliteDatabase | Postgresql:
+def _open(url: str) -> Sqlite | Postgresql:
     if url.startswith("sqlite:///"):
         pragmas = {
             "journal_mode": "wal",
@@ -99,15 +99,11 @@ def _open(url: str) -> PooledSqliteDatabase | Postgresql:
             "secure_delete": 1,  # a destroyed passphrase is overwritten, not only marked as deleted
             "cache_size": -65536,  # KiB: the hosts' rows of a large fleet stay in memory
         }
-        return PooledSqliteDatabase(
+        return Sqlite(
             url.removeprefix("sqlite:///"),
             pragmas=pragmas,
             timeout=_BUSY_TIMEOUT_S,
-            lock_type="IMMEDIATE",  # a transaction that begins by reading must not fail when it comes to write
-            max_connections=0,
-            autoconnect=False,
             cached_statements=_COMPILED_STATEMENTS,
-            check_same_thread=False,  # the pool hands a connection from one thread to the next
         )
     if url.startswith(("postgresql://", "postgres://")):
         parameters = postgresql_parameters(url)
@@ -131,7 +127,7 @@ def postgresql_parameters(url: str) -> Parameters:
 
 def is_sqlite() -> bool:
     """Whether the bound database is SQLite."""
-    return isinstance(db.obj, PooledSqliteDatabase)
+    return isinstance(db.obj, Sqlite)
 
 
 def locked(query: ModelSelect[M]) -> ModelSelect[M]:
@@ -182,10 +178,11 @@ def transaction(*, lasting: bool = True) -> Iterator[None]:
             yield
         return
     with _writer.turn():
-        before = db.connection().total_changes
-        with db.atomic():
+        connection = db.connection()
+        before = connection.total_changes
+        with db.transaction():
             yield
-        changed = db.connection().total_changes != before
+        changed = connection.total_changes != before
         if _erasure.is_due():
             _erasure.attempt()
     if changed and lasting:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from sqlite3 import Connection, ProgrammingError
-
-from peewee import SqliteDatabase, __exception_wrapper__  # type: ignore[attr-defined]  # the stubs leave it out
+from sqlite3 import Connection
 
 from ostler_control.outage import outage
+from ostler_control.sqlite import Sqlite, is_spoilt
 
 
 class OneWriter:
     """The connection, and the lock that its users queue for. One for each database."""
 
-    def __init__(self, database: SqliteDatabase) -> None:
+    def __init__(self, database: Sqlite) -> None:
         self._database = database
         # SQLite has one writer at a time and polls for its turn; threads of one process queue here instead.
         self._lock = threading.Lock()
@@ -32,11 +31,11 @@ class OneWriter:
 
         After a failure of the database the next turn opens another connection.
         """
-        state = self._database._state  # type: ignore[attr-defined]  # the stubs leave it out
+        state = vars(self._database)["_state"]
         before = None if state.closed else state.conn
         with self._lock:
             if self._connection is None:
-                self._connection = self._connect()
+                self._connection = self._database.open()
             state.set_connection(self._connection)
             try:
                 yield
@@ -45,7 +44,7 @@ class OneWriter:
                     self._drop()
                 raise
             finally:
-                if _is_spoilt(self._connection):
+                if self._connection is not None and is_spoilt(self._connection):
                     self._drop()
                 state.reset()
                 if before is not None:
@@ -56,21 +55,7 @@ class OneWriter:
         with self._lock:
             self._drop()
 
-    def _connect(self) -> Connection:
-        # Not from the pool, which would give it to readers; so its errors are the driver's, which nobody else knows.
-        with __exception_wrapper__:
-            opened: Connection = SqliteDatabase._connect(self._database)  # type: ignore[attr-defined]
-            return opened
-
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
-
-
-def _is_spoilt(connection: Connection | None) -> bool:
-    """Whether nobody can begin a transaction on it: somebody has closed it, or has left one open."""
-    try:
-        return connection is not None and connection.in_transaction
-    except ProgrammingError:
-        return True
+            self._database.drop(connection)

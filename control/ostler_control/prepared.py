@@ -51,7 +51,7 @@ class Prepared:
 
     def _execute(self, values: Mapping[str, object]) -> _Cursor:
         text, parameters = self._text()
-        cursor: _Cursor = db.execute_sql(text, [values[p.name] if type(p) is _Named else p for p in parameters])
+        cursor: _Cursor = db.obj.execute_sql(text, [values[p.name] if type(p) is _Named else p for p in parameters])
         return cursor
 
     def _text(self) -> tuple[str, list[object]]:

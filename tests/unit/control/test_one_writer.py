@@ -35,10 +35,11 @@ def test_one_connection_writes_for_all_threads_and_others_read(sqlite_database: 
 
 def test_a_writer_without_a_session_takes_no_connection_of_the_pool(sqlite_database: str) -> None:
     db.close()
+    db.close_idle()
     with database.transaction():
-        assert not db._in_use
         Zone.create(name="z")
     assert db.is_closed()
+    assert not db._idle
 
 
 def test_after_a_failure_of_the_database_another_connection_writes(sqlite_database: str) -> None:
