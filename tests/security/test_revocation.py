@@ -138,7 +138,7 @@ def test_a_certificate_of_a_deleted_user_opens_nothing_to_a_later_one_of_the_sam
     identity, number = pki.identity_and_serial(certificate)
     assert identity == users.identity(first) != users.identity(later)
     assert number is not None
-    assert certificates.find_good(number) is not None
+    certificates.check_good(number)
     with pytest.raises(UnauthenticatedError) as refused:
         authorize(Peer(identity, number, "test"), WHO_AM_I)
     assert refused.value.reason == "UNKNOWN_CALLER"

@@ -114,8 +114,9 @@ class Keyring:
         """The passphrase of a row that has one: for the call that sends it to a host, and for nothing else."""
         assert row.passphrase_id is not None
         owner_id = row.volume_id if isinstance(row, (VolumeFile, Snapshot)) else row.id
-        # Whoever reads many rows reads them with their passphrases.
-        passphrase = vars(row)["__rel__"].get("passphrase") or self._row(row.passphrase_id)
+        with session():
+            passphrase = row.passphrase  # whoever reads many rows reads them with their passphrases
+        assert passphrase is not None
         try:
             return self.provider.open(passphrase.kek_id, bytes(passphrase.sealed), owner_id.encode())
         except FailedPreconditionError:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
 
 from cryptography import x509
 from ostler_common.errors import ResourceExhaustedError, UnauthenticatedError
 from ostler_common.identity import Identity, Kind
 from peewee import ColumnBase
 
-from ostler_control.models import Certificate, first_tuple, now, tuples
+from ostler_control.models import Certificate, now, tuples
 
 FLEET, USERS = "fleet", "users"
 MAX_VALID = 100
 # How long rows of expired certificates are kept, for operators.
 _KEEP_ENDED = datetime.timedelta(days=30)
-
-
-@dataclass(frozen=True)
-class Issued:
-    """A certificate that is valid now."""
-
-    ca: str
-    identity: Identity
 
 
 def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
@@ -39,13 +30,6 @@ def record(certificate_pem: bytes, ca: str, identity: Identity) -> None:
     )
 
 
-def find_good(serial: int) -> Issued | None:
-    """The certificate with this serial, or None when it is unknown, revoked or expired."""
-    query = Certificate.select(Certificate.ca, Certificate.kind, Certificate.name).where(good(text_of(serial), now()))
-    row = first_tuple(query, tuple[str, str, str])
-    return Issued(row[0], Identity(Kind(row[1]), row[2])) if row else None
-
-
 def good(serial: object, at: object) -> ColumnBase:
     """The condition on `Certificate` that it has this serial, as `text_of` has it, and is good at this time."""
     found: ColumnBase = (Certificate.serial == serial) & Certificate.revoke_time.is_null()
@@ -58,7 +42,7 @@ def check_good(serial: int) -> None:
     A call is authorized when it arrives. Whoever issues a certificate asks again inside the transaction, after it has
     locked the holder's row: else a renewal that began before a revocation would outlive it.
     """
-    if find_good(serial) is None:
+    if not Certificate.select().where(good(text_of(serial), now())).exists():
         raise UnauthenticatedError("the client certificate was revoked during the call", "CERTIFICATE_REVOKED")
 
 

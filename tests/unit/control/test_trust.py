@@ -110,11 +110,9 @@ def test_rejoining_host_keeps_its_id_and_its_older_certificates_end(fleet: Fleet
     assert papers.host_id == host.id
     again = Host.get_by_id(host.id)
     assert (again.name, again.address) == ("first", "10.0.0.9:8442")
-    assert certificates.find_good(int(old.serial, 16)) is None
-    new = x509.load_pem_x509_certificate(papers.certificate_pem)
-    issued = certificates.find_good(new.serial_number)
-    assert issued is not None
-    assert issued.identity == Identity(Kind.HOST, host.id)
+    with pytest.raises(UnauthenticatedError):
+        certificates.check_good(int(old.serial, 16))
+    assert good(papers.certificate_pem) == Identity(Kind.HOST, host.id)
     assert revocation.current(fleet.authority).revoked == {int(old.serial, 16)}
     assert pki.revoked_serials(revocation.current(fleet.authority).crl_pem) == {int(old.serial, 16)}
 
@@ -131,8 +129,14 @@ def test_host_certificate_names_what_libvirt_checks(fleet: Fleet) -> None:
 
 
 def good(certificate_pem: bytes) -> Identity | None:
-    issued = certificates.find_good(x509.load_pem_x509_certificate(certificate_pem).serial_number)
-    return issued.identity if issued else None
+    """Whose it is; None when it is not good."""
+    identity, number = pki.identity_and_serial(certificate_pem)
+    assert number is not None
+    try:
+        certificates.check_good(number)
+    except UnauthenticatedError:
+        return None
+    return identity
 
 
 def test_qemus_certificates_come_and_go_with_their_host(fleet: Fleet) -> None:
