@@ -190,6 +190,13 @@ def transaction(*, lasting: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def one_statement() -> Iterator[None]:
+    """For a change by a single statement, which PostgreSQL makes a transaction by itself; else a `transaction`."""
+    with transaction() if is_sqlite() else session():
+        yield
+
+
+@contextlib.contextmanager
 def joined() -> Iterator[None]:
     """The caller's transaction, without a savepoint, or one of its own: for what has changed nothing when it raises."""
     if not db.is_closed() and db.in_transaction():

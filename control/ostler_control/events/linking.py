@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from ostler_common.errors import UnavailableError
 from peewee import ModelSelect
 
-from ostler_control.database import session, skip_locked, transaction
+from ostler_control.database import is_sqlite, session, skip_locked, transaction
 from ostler_control.events.chain import START, Content, digest_of
 from ostler_control.events.log import SYSTEM, Outcome, record
-from ostler_control.models import Event, EventChain, now
+from ostler_control.models import Event, EventChain, db, now
 from ostler_control.outage import wait_out
 from ostler_control.periodic import Periodic
+from ostler_control.prepared import Prepared
 
 PRUNED = "event.prune"
 _CHAIN_ID = "chain"
@@ -28,6 +29,15 @@ _BATCH = 500
 _MAX_WAIT_S = 10.0
 # An event of its own tells of each time that old events are deleted.
 _PRUNE_INTERVAL = datetime.timedelta(hours=1)
+
+_PLACE = Prepared(
+    lambda value: Event.update(sequence=value("sequence"), digest=value("digest")).where(Event.id == value("event"))
+)
+# The same for many events, by one way to PostgreSQL and back.
+_PLACE_ALL = """
+    UPDATE event SET sequence = place.sequence, digest = place.digest
+    FROM unnest(%s::text[], %s::bigint[], %s::text[]) AS place (id, sequence, digest) WHERE event.id = place.id
+"""
 
 
 class Linker(Periodic):
@@ -95,11 +105,16 @@ def prune(retention: datetime.timedelta) -> int:
 
 def _append(chain: EventChain, batch: Sequence[Event]) -> None:
     """Gives events the next places, within the transaction that holds the chain's row."""
-    sequence, digest = chain.sequence, chain.digest
+    sequence, digest, places = chain.sequence, chain.digest, list[tuple[str, int, str]]()
     for event in batch:
         sequence += 1
         digest = digest_of(digest, sequence, content_of(event))
-        Event.update(sequence=sequence, digest=digest).where(Event.id == event.id).execute()
+        places.append((event.id, sequence, digest))
+    if is_sqlite():
+        for event_id, number, its_digest in places:
+            _PLACE.run(event=event_id, sequence=number, digest=its_digest)
+    elif places:
+        db.execute_sql(_PLACE_ALL, tuple(map(list, zip(*places, strict=True))))
     EventChain.update(sequence=sequence, digest=digest).where(EventChain.id == _CHAIN_ID).execute()
 
 

@@ -6,6 +6,7 @@ Every function is one short transaction; none knows of the journal.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from ostler_common.errors import AbortedError, CancelledError, NotFoundError, Os
 from peewee import ColumnBase, Update, fn
 
 from ostler_control import events
-from ostler_control.database import locked, session, transaction
+from ostler_control.database import is_sqlite, locked, one_statement, session, transaction
 from ostler_control.models import (
     Backup,
     BaseModel,
@@ -176,7 +177,7 @@ _ENTER = Prepared(_enter)
 def enter(operation_id: str, replica: str) -> Operation | None:
     """Counts one more attempt and marks the operation as run by this replica; None when it is over, or another
     replica's."""
-    with transaction():
+    with one_statement():
         rows = _ENTER.rows(tuple[object, ...], operation=operation_id, replica=replica)
     return next((row for (row,) in objects(rows, Operation)), None)
 
@@ -231,10 +232,25 @@ def _outcome(error: OstlerError | None) -> OperationState:
 
 def release(operation_id: str, models: Iterable[type[Held]] = HELD) -> None:
     """Releases every object of these kinds that the operation holds, within the caller's transaction."""
+    if not is_sqlite():
+        tables = [model._meta.table_name for model in models]
+        db.execute_sql(_release_all(tuple(tables)), (operation_id,) * len(tables))
+        return
     for model in _holding(operation_id, tuple(models)):
         name = model._meta.table_name
         text = f"UPDATE {name} SET operation_id = '' WHERE operation_id = {db.param}"  # noqa: S608 - as below
         db.execute_sql(text, (operation_id,))
+
+
+@functools.cache
+def _release_all(tables: tuple[str, ...]) -> str:
+    """One statement, and one way to PostgreSQL and back: it plans each of several anew, for the rows that nobody holds
+    make it expect as many of an operation."""
+    parts = [
+        f"of_{name} AS (UPDATE {name} SET operation_id = '' WHERE operation_id = %s)"  # noqa: S608 - as below
+        for name in tables
+    ]
+    return f"WITH {', '.join(parts)} SELECT 1"
 
 
 def _holding(operation_id: str, models: tuple[type[Held], ...]) -> list[type[Held]]:
@@ -307,7 +323,7 @@ def request_cancel(operation_id: str, actor: str = "") -> None:
 
 def report(operation_id: str, phase: str, bytes_done: int, bytes_total: int, percent: int) -> None:
     """Records the operation's progress."""
-    with transaction():
+    with one_statement():
         Operation.update(phase=phase, bytes_done=bytes_done, bytes_total=bytes_total, percent=percent).where(
             (Operation.id == operation_id) & (Operation.state == OperationState.RUNNING)
         ).execute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from ostler_common.errors import FailedPreconditionError, UnavailableError
@@ -44,6 +45,28 @@ def test_the_digest_of_an_event_never_changes() -> None:
     first = digest_of("", 1, content)
     assert first == "0e85e0b902037f3dee43852a953b9cbfe69c362ca7367dace60339a852f4b904"
     assert digest_of(first, 2, content) != digest_of("", 2, content)
+
+
+def test_postgresql_links_many_events_in_as_many_statements_as_one(
+    postgresql_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute, counts = db.obj.execute_sql, list[int]()
+    for count in (1, 1, 40):  # the first makes the chain
+        write(count)
+        counts.append(0)
+
+        # Any: peewee's parameters and cursor.
+        def counted(*statement: Any) -> Any:
+            counts[-1] += 1
+            return execute(*statement)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(db.obj, "execute_sql", counted)
+            assert linking.link_events() == count
+    assert counts[2] == counts[1]
+    assert [event.sequence for event in Event.select().order_by(Event.create_time)] == list(range(1, 43))
+    verdict = verify.verify()
+    assert (verdict.first_break, verdict.end.sequence) == (None, 42)
 
 
 def test_writers_and_replicas_at_once_make_one_chain(fresh_database: str) -> None:
