@@ -144,6 +144,7 @@ def _check_silent(run: Run, inputs: FenceInputs) -> None:
             "more than half of the hosts do not answer, so that the control plane itself may be cut off",
             "TOO_MANY_SILENT",
         )
+    run.agents.forget(address(host))  # a channel that has failed lately says so again without trying
     try:
         run.agents.call(address(host), lambda agent: agent.host.GetHost, agent_pb.GetHostRequest(), _ASK_S)
     except OstlerError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+import grpc
 import pytest
+from ostler.agent.v1 import host_pb2 as agent_pb
 from ostler_common.errors import InternalError, OstlerError
 from ostler_common.secret import Secret
 from ostler_control import settings, vms
@@ -14,6 +16,7 @@ from ostler_control.ha import devices, priorities
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Action, Device, Power, arguments, parameters, power
 from ostler_control.ha.status import status
+from ostler_control.hosts.rows import address
 from ostler_control.models import (
     Cluster,
     Event,
@@ -81,6 +84,20 @@ def test_a_host_that_answers_right_before_it_is_switched_off_is_left_alone(
     assert HostFence.get().state is FenceState.FAILED
     assert host_of("high") == "h1"
     site.check_whole()
+
+
+def test_a_host_that_answers_is_left_alone_although_a_connection_to_it_has_just_failed(
+    site: Site, engine: Engine, bmc: FakeDevice
+) -> None:
+    """gRPC tries a channel that failed again only after a while, and says meanwhile that nobody answers."""
+    site.silence("h1")
+    agent = engine.agents.at(address(site.host("h1")))
+    with pytest.raises(grpc.RpcError):
+        agent.host.GetHost(agent_pb.GetHostRequest(), timeout=5)
+    site.hosts["h1"].start()
+    operation = site.record(lambda: fence(site.host("h1"), "system", device=True, automatic=True))
+    assert outcome(engine, operation) == ("failed", "HOST_ANSWERS")
+    assert (bmc.calls(), bmc.power) == ([], "on")
 
 
 def test_nothing_is_switched_off_when_other_hosts_fell_silent_meanwhile(
