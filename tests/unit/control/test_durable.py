@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from ostler_control import durable
+from ostler_control import database, durable
 from ostler_control.database import session, transaction
 from ostler_control.models import Zone
 from ostler_control.outage import outage
@@ -26,6 +26,7 @@ class Disk:
         self.go_on.set()
         self.error: OSError | None = None
         self.failing: set[int] = set()  # numbers of syncs
+        self.held: dict[int, threading.Event] = {}
         self._lock = threading.Lock()
 
     def sync(self, descriptor: int) -> None:
@@ -33,6 +34,8 @@ class Disk:
             self.syncs += 1
             number = self.syncs
         assert self.go_on.wait(20)
+        if number in self.held:
+            assert self.held[number].wait(20)
         if self.error is not None or number in self.failing:
             raise self.error or OSError(5, "Input/output error")
 
@@ -131,5 +134,40 @@ def test_the_log_is_what_is_synced(sqlite_database: str, monkeypatch: pytest.Mon
 
 def test_a_database_without_a_log_needs_none(tmp_path: Path) -> None:
     sync = durable.CommitSync()
-    sync.wait(f"{tmp_path}/x.sqlite")
-    assert sync._covered == 1
+    for _ in range(2):
+        sync.wait(f"{tmp_path}/x.sqlite")
+
+
+def test_what_comes_during_each_sync_is_for_the_next(disk: Disk) -> None:
+    sync = database._commit_sync
+    disk.held = {1: threading.Event(), 2: threading.Event()}
+    with ThreadPoolExecutor(12) as threads:
+        first = threads.submit(create, "a")
+        wait_until(lambda: disk.syncs == 1)
+        others = [threads.submit(create, f"b{number}") for number in range(9)]
+        wait_until(lambda: len(sync._next.waiting) == 9)
+        disk.held[1].set()
+        first.result(20)
+        wait_until(lambda: disk.syncs == 2)
+        late = [threads.submit(create, f"c{number}") for number in range(2)]
+        wait_until(lambda: len(sync._next.waiting) == 2)
+        assert not any(other.done() for other in others)
+        disk.failing = {3}
+        disk.held[2].set()
+        for other in others:
+            other.result(20)
+        for one in late:
+            with pytest.raises(OperationalError, match="disk I/O error"):
+                one.result(20)
+    assert disk.syncs == 3
+    create("d")
+    assert disk.syncs == 4
+
+
+def test_a_sync_that_a_bug_ends_fails_its_commits_and_no_others(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "_sync", lambda _: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            create("a")
+    create("b")
+    assert (disk.syncs, zones()) == (1, 3)
