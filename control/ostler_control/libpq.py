@@ -24,6 +24,7 @@ Row = tuple[object, ...]
 
 # How many statements a connection keeps, at most.
 _MAX_STATEMENTS = 1_000
+_QUERIES = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 _DONE = (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK, ExecStatus.EMPTY_QUERY)
 
 
@@ -46,7 +47,7 @@ class Link:
     def run(self, text: str, values: Sequence[object]) -> PGresult:
         """Executes a statement with these in place of each %s. Raises psycopg's errors."""
         statement = self._statements.get(text) or self._keep(text)
-        if not values:
+        if not (values or statement.is_query):
             return _checked(self._pgconn.exec_(statement.text))
         bound = self._values.dump_sequence(values, (PyFormat.AUTO,) * len(values))
         types, formats = self._values.types or (), self._values.formats
@@ -136,13 +137,15 @@ class Cursor:
 
 
 class _Statement:
-    """text: as the server reads it; names: by the types of its values, under which it is prepared; None: not yet."""
+    """text: as the server reads it; is_query: whether it is one that can be prepared; names: under which it
+    is, by the types of its values; None: not yet."""
 
-    __slots__ = ("names", "text")
+    __slots__ = ("is_query", "names", "text")
 
     def __init__(self, text: str) -> None:
         pieces = re.split("%s", text.replace("%%", "\0"))
         numbered = "".join(f"{piece}${number}" for number, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
+        self.is_query = text.lstrip(" (\n").startswith(_QUERIES)
         self.text = numbered.replace("\0", "%").encode()
         self.names: dict[Sequence[int], bytes | None] = {}
 

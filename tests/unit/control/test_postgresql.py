@@ -89,6 +89,18 @@ def test_a_statement_that_is_executed_again_is_prepared(bound: str) -> None:
             assert db.execute_sql(PREPARED).fetchall() == [("SELECT $1::int + 1",)]
 
 
+def test_so_is_one_without_values_but_for_what_is_no_query(bound: str) -> None:
+    with database.session():
+        for _ in range(3):
+            with database.transaction():
+                assert db.execute_sql("(SELECT 7 AS number)").fetchall() == [(7,)]
+                assert db.execute_sql("SET LOCAL lock_timeout = '1s'; SET LOCAL work_mem = '1MB'").fetchall() == []
+        assert db.execute_sql(
+            "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '(SELECT 7%%'"
+        ).fetchall()
+        assert not db.execute_sql("SELECT 1 FROM pg_prepared_statements WHERE statement = 'BEGIN'").fetchall()
+
+
 def test_a_statement_is_executed_with_values_of_other_types(bound: str) -> None:
     """psycopg tells the server that a number is of two, four or eight bytes."""
     with database.session():
