@@ -12,7 +12,7 @@ from ostler.types.v1 import host_pb2, vm_pb2
 from ostler_common import versions
 from ostler_common.errors import OstlerError
 from ostler_common.hypervisors import Function
-from peewee import ModelSelect
+from peewee import JOIN, ModelSelect
 
 from ostler_control import events, settings
 from ostler_control.agents import reports
@@ -27,6 +27,7 @@ from ostler_control.models import (
     Cluster,
     FenceState,
     Host,
+    HostCpu,
     HostFence,
     HostFunction,
     HostSilence,
@@ -39,9 +40,15 @@ from ostler_control.models import (
     now,
     tuples,
 )
+from ostler_control.prepared import Prepared, Value
 
 # A row that changed this recently is left alone: what its host reported before the change may still be in flight.
 QUIET_TIME = datetime.timedelta(seconds=3)
+# The columns of a host's row that its capabilities are copied to.
+_FACTS = (
+    *("hypervisor_type", "cpus", "memory_bytes", "volume_encryption", "uefi", "bridges", "capabilities"),
+    *("agent_version", "template_formats", "functions"),
+)
 # SQLite and PostgreSQL limit how many values one statement may carry.
 _CHUNK = 5000
 
@@ -70,11 +77,18 @@ def load_interval_s() -> int:
         return interval
 
 
+_STATE = Prepared(lambda value: Host.select(Host.state, Host.state_reason).where(Host.id == value("host")))
+
+
 def set_state(host: WatchedHost, state: HostState, reason: str) -> None:
     """Records a host's state; an event tells when it falls silent or comes back.
 
     A fenced host stays fenced: only whether it is heard is recorded, and high availability gives it back.
     """
+    with session():
+        # After a restart of the control plane most hosts are as they were: nobody waits for his turn to write.
+        if _STATE.first(tuple[str, str], host=host.host_id) == (state, reason):
+            return
     with transaction(lasting=state is not HostState.UP):
         before = Host.select(Host.state, Host.state_reason).where(Host.id == host.host_id).first()
         if before is None or (before.state, before.state_reason) == (state, reason):
@@ -136,18 +150,20 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
         "agent_version": agent_version,
         **registry.columns(capabilities),
     }
+    with session():
+        if _is_recorded(host.host_id, values, capabilities):
+            return versions.mismatch(versions.own_version(), agent_version)
     with transaction(lasting=False):
         before = Host.select(*(getattr(Host, name) for name in values)).where(Host.id == host.host_id).first()
         if before is None:
             return ""
         values["agent_version"] = agent_version or before.agent_version
         wrong_version = versions.mismatch(versions.own_version(), str(values["agent_version"]))
-        # After a restart of the control plane all hosts report what is known.
         if any(getattr(before, name) != value for name, value in values.items()):
             Host.update(**values).where(Host.id == host.host_id).execute()
         if not capabilities.hypervisor_type:
             return wrong_version
-        _set_proved(host.host_id, capabilities)
+        _set_proved(host.host_id, _proved(capabilities))
         cpus.record(host.host_id, capabilities.guest_cpu)
         cluster = Cluster.select().join(Host).where(Host.id == host.host_id).get()
         if registry.is_type(capabilities.hypervisor_type):
@@ -159,13 +175,44 @@ def set_facts(host: WatchedHost, agent_version: str, capabilities: host_pb2.Capa
     return wrong_version
 
 
-def _set_proved(host_id: str, capabilities: host_pb2.Capabilities) -> None:
+def _recorded(value: Value) -> ModelSelect[Host]:
+    columns = [getattr(Host, name) for name in _FACTS]
+    query = Host.select(*columns, HostCpu.cpu, Cluster.hypervisor_type).join(Cluster).switch(Host)
+    query = query.join(HostCpu, JOIN.LEFT_OUTER, on=HostCpu.host == Host.id)
+    return query.where(Host.id == value("host"))
+
+
+_RECORDED = Prepared(_recorded)
+_PROVED = Prepared(lambda value: HostFunction.select(HostFunction.function).where(HostFunction.host == value("host")))
+
+
+def _is_recorded(host_id: str, facts: Mapping[str, object], capabilities: host_pb2.Capabilities) -> bool:
+    """Whether nothing is to be written. After a restart of the control plane all hosts report what is known."""
+    row = _RECORDED.first(tuple[object, ...], host=host_id)
+    if row is None:
+        return False
+    *recorded, cpu, cluster_type = row
+    known = {function for (function,) in _PROVED.rows(tuple[str], host=host_id)}
+    return (
+        recorded == [facts[name] for name in _FACTS]
+        and cluster_type == capabilities.hypervisor_type != ""
+        and (cpu or "") == cpus.text_of(capabilities.guest_cpu)
+        and known == _proved(capabilities)
+        and registry.is_known(capabilities, (str(facts["template_formats"]), str(facts["functions"])))
+    )
+
+
+def _proved(capabilities: host_pb2.Capabilities) -> set[str]:
+    """The functions that a host has proved, of those that have no column of their own."""
     able = {
         Function.NIC_FILTER: capabilities.nic_filter,
         Function.TPM: capabilities.tpm,
         Function.SECURE_BOOT: _boots_securely(capabilities),
     }
-    proved = {str(function) for function, is_proved in able.items() if is_proved}
+    return {str(function) for function, is_proved in able.items() if is_proved}
+
+
+def _set_proved(host_id: str, proved: set[str]) -> None:
     known = {row.function for row in HostFunction.select().where(HostFunction.host == host_id)}
     for function in proved - known:
         HostFunction.create(host=host_id, function=function)

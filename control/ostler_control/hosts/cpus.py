@@ -20,13 +20,18 @@ from ostler_control.prepared import Prepared, Value
 
 def record(host_id: str, cpu: vm_pb2.CpuModel) -> None:
     """Records what VMs get on a host; an empty one: every host gives the same. Within the caller's transaction."""
-    text = json_format.MessageToJson(cpu, indent=None, sort_keys=True) if cpu.model else ""
+    text = text_of(cpu)
     known = HostCpu.get_or_none(HostCpu.host == host_id)
     if (known.cpu if known is not None else "") == text:
         return
     HostCpu.delete().where(HostCpu.host == host_id).execute()
     if text:
         HostCpu.create(host=host_id, digest=hashlib.sha256(text.encode()).hexdigest()[:16], cpu=text)
+
+
+def text_of(cpu: vm_pb2.CpuModel) -> str:
+    """What is recorded of it; "" for an empty one."""
+    return json_format.MessageToJson(cpu, indent=None, sort_keys=True) if cpu.model else ""
 
 
 @dataclass(frozen=True)

@@ -180,8 +180,11 @@ def learn(capabilities: host_pb2.Capabilities, before: tuple[str, str] = ("", ""
     before: the host's template formats and functions in its row until now. A type keeps its name until all of its hosts
     report another one, so that no host alone renames it for the fleet.
     """
-    if _is_known(capabilities, before):
+    if is_known(capabilities, before):
         return
+    row = HypervisorType.get_or_none(HypervisorType.type == capabilities.hypervisor_type)
+    if row is not None:
+        _read_s[row.id] = time.monotonic()
     query = Host.select(Host.template_formats, Host.functions).distinct()
     query = query.where((Host.hypervisor_type == capabilities.hypervisor_type) & ~Host.removed)
     reports = tuples(query, tuple[str, str])
@@ -197,7 +200,7 @@ def learn(capabilities: host_pb2.Capabilities, before: tuple[str, str] = ("", ""
     )
 
 
-def _is_known(capabilities: host_pb2.Capabilities, before: tuple[str, str]) -> bool:
+def is_known(capabilities: host_pb2.Capabilities, before: tuple[str, str]) -> bool:
     """Whether a report changes nothing of its type: it withdraws nothing, and all hosts were read a moment ago.
 
     Thousands of hosts report at once after a restart; each must not read the rows of all others.
@@ -213,11 +216,8 @@ def _is_known(capabilities: host_pb2.Capabilities, before: tuple[str, str]) -> b
         and functions <= split(row.functions)
     )
     withdraws_nothing = split(before[0]) <= formats and split(before[1]) <= functions
-    now_s = time.monotonic()
-    if adds_nothing and withdraws_nothing and now_s - _read_s.get(row.id, -math.inf) < _READ_INTERVAL_S:
-        return True
-    _read_s[row.id] = now_s
-    return False
+    is_new = time.monotonic() - _read_s.get(row.id, -math.inf) < _READ_INTERVAL_S
+    return adds_nothing and withdraws_nothing and is_new
 
 
 def _name_to_keep(capabilities: host_pb2.Capabilities) -> str:

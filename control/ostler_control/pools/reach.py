@@ -65,9 +65,9 @@ def room(pool_type: str, answer: pool_pb2.Pool) -> tuple[int, int]:
 
 def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str = "") -> None:
     """Records what a host answered about a pool, or why it did not."""
-    with transaction(lasting=False):
+    with session():
         pool = Pool.get_or_none(Pool.id == pool_id)
-        if pool is None or not Host.select().where(Host.id == host_id).exists():
+        if pool is None:
             return
         if answer is not None:
             wrong = reports.find_wrong_pool(answer)
@@ -75,12 +75,26 @@ def record(pool_id: str, host_id: str, answer: pool_pb2.Pool | None, reason: str
             reason = reason or mismatch(
                 answer, shared=pool.shared, encryption=pool.encryption, fingerprint=pool.fingerprint
             )
-            if not reason and (pool.measure_time is None or pool.measure_time < now() - _MEASURE_INTERVAL):
-                capacity_bytes, available_bytes = room(pool.type, answer)
-                Pool.update(capacity_bytes=capacity_bytes, available_bytes=available_bytes, measure_time=now()).where(
-                    Pool.id == pool_id
-                ).execute()
+        is_due = pool.measure_time is None or pool.measure_time < now() - _MEASURE_INTERVAL
+        measured = answer if is_due and not reason else None
+        # Mostly the same host reaches the same pool: nobody waits for his turn to write.
+        if measured is None and _is_recorded(pool_id, host_id, reason):
+            return
+    with transaction(lasting=False):
+        known = Pool.select().where(Pool.id == pool_id).exists() and Host.select().where(Host.id == host_id).exists()
+        if not known:
+            return
+        if measured is not None:
+            capacity_bytes, available_bytes = room(pool.type, measured)
+            Pool.update(capacity_bytes=capacity_bytes, available_bytes=available_bytes, measure_time=now()).where(
+                Pool.id == pool_id
+            ).execute()
         set_reach(pool_id, host_id, reason)
+
+
+def _is_recorded(pool_id: str, host_id: str, reason: str) -> bool:
+    same = (PoolHost.reachable == (not reason)) & (PoolHost.reason == reason)
+    return bool(PoolHost.select().where(PoolHost.pool == pool_id, PoolHost.host == host_id, same).exists())
 
 
 def set_reach(pool_id: str, host_id: str, reason: str) -> None:
