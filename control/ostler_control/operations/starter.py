@@ -160,9 +160,9 @@ class Starter:
             try:
                 threading.Thread(target=self._work, args=(turn,), name="operations", daemon=True).start()
             except RuntimeError:  # no more threads
-                log.exception("an operation could not be started now; a sweep starts it", operation=turn[1])
                 with self._lock:
-                    self._end(turn)
+                    self._end(turn)  # first, for the log may fail as well
+                log.exception("an operation could not be started now; a sweep starts it", operation=turn[1])
 
     def _work(self, first: Turn) -> None:
         """One thread's life."""

@@ -195,12 +195,16 @@ def test_a_thread_that_nothing_comes_for_ends(
 def test_one_that_gets_no_thread_is_left_to_a_sweep(
     started: Started, starter: Starter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(thread: threading.Thread) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
         starter.put("c0", "vm.create")
+        patched.setattr(module.log, "exception", refuse)
+        with pytest.raises(RuntimeError):
+            starter.put("c1", "vm.create")
+    assert not starter.knows("c1")
     assert (starter.knows("c0"), starter.room("vm.create")) == (False, LIMIT)
     starter.put("c0", "vm.create")
     wait_until(lambda: started.running() == {"c0"})
