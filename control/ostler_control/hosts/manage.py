@@ -18,6 +18,7 @@ from ostler_control.models import (
     Host,
     HostFence,
     HostPower,
+    HostState,
     Pool,
     PoolHost,
     UnmanagedVm,
@@ -99,7 +100,8 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
         if removed != 1:
             names = [vm.name for vm in placed.order_by(Vm.name).limit(5)]
             raise FailedPreconditionError(
-                f"VMs are placed on host {host.name} ({', '.join(names) or 'some right now'}): migrate or stop them",
+                f"VMs are placed on host {host.name} ({', '.join(names) or 'some right now'}): "
+                + _what_to_do(host, "migrate or stop them"),
                 "HOST_HAS_VMS",
                 {"host": host.name},
             )
@@ -107,7 +109,8 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
         volumes = [volume.name for volume in Volume.select(Volume.name).where(Volume.pool.in_(own)).limit(5)]
         if volumes:
             raise FailedPreconditionError(
-                f"pools of host {host.name} hold volumes ({', '.join(volumes)}): delete them first",
+                f"pools of host {host.name} hold volumes ({', '.join(volumes)}): "
+                + _what_to_do(host, "delete them first"),
                 "HOST_HAS_VOLUMES",
                 {"host": host.name},
             )
@@ -115,6 +118,15 @@ def remove(host: Host, actor: str, *, validate_only: bool = False) -> None:
             Host.update(removed=False).where(Host.id == host.id).execute()
             return
         delete_rows(host, actor, f"host {host.name} removed, its certificates revoked")
+
+
+def _what_to_do(host: Host, if_it_answers: str) -> str:
+    if Host.get_by_id(host.id).state in (HostState.UP, HostState.CONNECTING):
+        return if_it_answers
+    return (
+        "the host does not answer; bring it back, or forget it with what only it had (make sure that it is off, then "
+        f"ostler host remove --lost {host.name})"
+    )
 
 
 def delete_rows(host: Host, actor: str, message: str) -> None:
