@@ -6,11 +6,10 @@ Their rows are those of the driver: text and numbers as they are, but SQLite has
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from peewee import AsIs, ColumnBase, Insert, SelectBase, Update
 
-from ostler_control.database import is_sqlite
 from ostler_control.models import db
 
 T = TypeVar("T")
@@ -32,13 +31,13 @@ class Prepared:
         """make: the query, given what stands for a value."""
         self._make = make
         # By kind of database.
-        self._written: dict[bool, tuple[str, list[object]]] = {}
+        self._written: dict[type, tuple[str, list[object]]] = {}
 
     def rows(self, shape: type[T], **values: object) -> list[T]:
         """The rows for these values, which are bound as they are: an enum's member by its text. shape: as in
         `models.tuples`."""
         # Nothing checks that these are of this shape.
-        return cast("list[T]", self._execute(values).fetchall())
+        return self._execute(values).fetchall()  # type: ignore[return-value]
 
     def first(self, shape: type[T], **values: object) -> T | None:
         """The first of these rows; None when there is none."""
@@ -50,17 +49,16 @@ class Prepared:
         self._execute(values)
 
     def _execute(self, values: Mapping[str, object]) -> _Cursor:
-        text, parameters = self._text()
-        cursor: _Cursor = db.obj.execute_sql(text, [values[p.name] if type(p) is _Named else p for p in parameters])
+        database = db.obj
+        text, parameters = self._written.get(type(database)) or self._write()
+        cursor: _Cursor = database.execute_sql(text, [values[p.name] if type(p) is _Named else p for p in parameters])
         return cursor
 
-    def _text(self) -> tuple[str, list[object]]:
-        kind = is_sqlite()
-        if kind not in self._written:
-            query = self._make(lambda name: AsIs(_Named(name), converter=False))
-            text, parameters = query.bind(db.obj).sql()
-            self._written[kind] = text, list(parameters)
-        return self._written[kind]
+    def _write(self) -> tuple[str, list[object]]:
+        query = self._make(lambda name: AsIs(_Named(name), converter=False))
+        text, parameters = query.bind(db.obj).sql()
+        written = self._written[type(db.obj)] = text, list(parameters)
+        return written
 
 
 class _Named:

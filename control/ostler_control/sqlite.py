@@ -85,27 +85,27 @@ class Sqlite(SqliteDatabase):
             self.drop(connection)
 
     def execute_sql(self, sql: str, params: Collection[object] | None = None) -> Cursor:
-        return self._run(sql, params or ())
-
-    def begin(self, lock_type: str | None = None) -> None:
-        self._run("BEGIN IMMEDIATE")  # a transaction that begins by reading must not fail when it comes to write
-
-    def commit(self) -> None:
-        self._run("COMMIT")
-
-    def rollback(self) -> None:
-        self._run("ROLLBACK")
-
-    def _run(self, sql: str, values: Collection[object] = ()) -> Cursor:
         state = vars(self)["_state"]
         if state.closed:
             raise InterfaceError("Error, database connection not opened.")
         try:
-            cursor: Cursor = state.conn.execute(sql, values)
+            cursor: Cursor = state.conn.execute(sql, params or ())
         except sqlite3.Error:
             with __exception_wrapper__:
                 raise
         return cursor
+
+    # What frames a transaction is no statement of its caller: who replaces `execute_sql` to see those sees no other.
+
+    def begin(self, lock_type: str | None = None) -> None:
+        # A transaction that begins by reading must not fail when it comes to write.
+        Sqlite.execute_sql(self, "BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        Sqlite.execute_sql(self, "COMMIT")
+
+    def rollback(self) -> None:
+        Sqlite.execute_sql(self, "ROLLBACK")
 
 
 def is_spoilt(connection: Connection) -> bool:

@@ -89,7 +89,7 @@ def demand_of(vm: Vm, having: Mapping[type[Model], object] | None = None, /, **c
         "uefi": is_uefi(vm.firmware),
         "secure_boot": vm.firmware == SECURE_BOOT,
         "tpm": bool(having[VmTpm]),
-        **dataclasses.asdict(needs_of(vm.id) if having[Nic] else Needs()),
+        **vars(needs_of(vm.id) if having[Nic] else Needs()),
         "pool_choices": tuple((pool,) for pool in sorted({pool for pool, _, _ in rows})),
         "affinity": affinity.affinity_rules_of(vm) if having[AffinityMember] else None,
     }

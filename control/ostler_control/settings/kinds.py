@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
@@ -33,7 +35,7 @@ def integer(low: int, high: int, unit: str) -> Kind[int]:
     """A whole number from low to high."""
 
     def parse(text: str) -> int:
-        if not re.fullmatch(r"-?[0-9]{1,18}", text, re.ASCII):
+        if not _INTEGER.fullmatch(text):
             raise ValueError("is not a whole number")
         value = int(text)
         if not low <= value <= high:
