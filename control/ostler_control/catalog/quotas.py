@@ -6,7 +6,7 @@ What is under way counts, too: a volume that is growing, or is getting a larger 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 from ostler_common.errors import ResourceExhaustedError
@@ -19,7 +19,6 @@ from ostler_control.database import is_sqlite
 from ostler_control.models import (
     Account,
     Backup,
-    BaseModel,
     Operation,
     OperationState,
     Snapshot,
@@ -68,16 +67,15 @@ _NOUNS = {
 }
 
 
-def check_quota(account_id: str, wanted: Resources, rows: Mapping[type[BaseModel], int] | None = None) -> None:
-    """Refuses what would exceed a quota; locks the account's row until the caller's transaction ends. rows: how many
-    the account has, where that was read already.
+def check_quota(account_id: str, wanted: Resources) -> None:
+    """Refuses what would exceed a quota; locks the account's row until the caller's transaction ends.
 
     The caller records what is wanted in the same transaction, so that concurrent requests never exceed a quota
     together. It locks rows of VMs and volumes before. Raises ResourceExhaustedError QUOTA_EXCEEDED, TOO_MANY_OBJECTS.
     """
     for model, count in ((Vm, wanted.vms), (Volume, wanted.volumes), (Snapshot, wanted.snapshots)):
         if count > 0:
-            check_rows(model, account_id, (rows or {}).get(model))
+            check_rows(model, account_id)
     limits = find_limits(account_id)
     limited = [resource for resource in RESOURCES if wanted.get(resource) > 0 and resource in limits]
     if not limited:

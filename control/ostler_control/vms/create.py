@@ -68,8 +68,7 @@ def create(wanted: NewVm, user: str, keys: Keyring) -> Operation:
 
 def _record(wanted: NewVm, user: str, keys: Keyring) -> Operation:
     checked = check(wanted)
-    facts = checked.facts
-    check_quota(wanted.account.id, _resources(wanted, checked), {Vm: facts.vms, Volume: facts.volumes})
+    check_quota(wanted.account.id, _resources(wanted, checked))
     operation_id = next_id()
     vm = _record_vm(wanted, checked, operation_id)
     if checked.tpm:

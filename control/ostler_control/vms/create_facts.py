@@ -21,15 +21,13 @@ from ostler_control.prepared import Prepared, Value
 
 
 class Facts(NamedTuple):
-    """name_taken, root_name_taken: whether the account has a VM, a volume of that name; vms, volumes: how many it has.
+    """name_taken, root_name_taken: whether the account has a VM, a volume of that name.
 
     The others: whether the template or the offering has what they say. driver_details: either of them.
     """
 
     name_taken: bool
     root_name_taken: bool
-    vms: int
-    volumes: int
     template_tpm: bool
     template_user_data: bool
     extra_config: bool
@@ -46,8 +44,6 @@ def _query(value: Value) -> Select:
         columns=[
             exists(Vm, Vm.account == account, Vm.name == value("name")),
             exists(Volume, Volume.account == account, Volume.name == value("root_name")),
-            Vm.select(fn.COUNT(SQL("1"))).where(Vm.account == account),
-            Volume.select(fn.COUNT(SQL("1"))).where(Volume.account == account),
             exists(TemplateTpm, TemplateTpm.template == template),
             exists(TemplateUserData, TemplateUserData.template == template),
             exists(OfferingExtraConfig, OfferingExtraConfig.service_offering == offering),
@@ -67,5 +63,4 @@ def find_facts(account_id: str, name: str, root_name: str, template_id: str, off
         tuple[int, ...], account=account_id, name=name, root_name=root_name, template=template_id, offering=offering_id
     )
     assert row is not None
-    taken, root_taken, vms, volumes, *having = row
-    return Facts(bool(taken), bool(root_taken), vms, volumes, *map(bool, having))
+    return Facts(*map(bool, row))

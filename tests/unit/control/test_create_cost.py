@@ -19,7 +19,7 @@ from ostler_control.operations.records import next_id, reserving
 from tests.sites import Site, outcome
 
 # A further one needs a reason.
-MAX_TO_RECORD = 15
+MAX_TO_RECORD = 13
 
 
 @contextmanager
@@ -40,11 +40,15 @@ def counted(monkeypatch: pytest.MonkeyPatch, operation_threads: set[int]) -> Ite
 
 
 def test_a_create_takes_few_statements(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one makes a key-encryption key, and has it counted what the account has."""
+    with transaction():
+        first = site.new_vm("first")
     with counted(monkeypatch, {threading.get_ident()}) as to_record, transaction():
         operation = site.new_vm("a")
     assert len(to_record) <= MAX_TO_RECORD, "\n".join(to_record)
-    launch(operation)
-    assert outcome(engine, operation) == ("succeeded", "")
+    for one in (first, operation):
+        launch(one)
+        assert outcome(engine, one) == ("succeeded", "")
 
 
 def test_a_request_is_written_with_its_operation(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
