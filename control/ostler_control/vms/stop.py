@@ -17,7 +17,7 @@ from ostler_control.models import Host, Operation, PowerState, Vm, VmState
 from ostler_control.operations import Run, lock_row, record_operation, workflow
 from ostler_control.scheduling import capacity
 from ostler_control.vms import firmware_states, wire
-from ostler_control.vms.rows import load, running_host, set_state
+from ostler_control.vms.rows import hosts_elsewhere, load, running_host, set_state
 
 MAX_TIMEOUT_S = 3600
 
@@ -77,9 +77,16 @@ def _stop_on(run: Run, inputs: StopInputs) -> None:
 def _record_stopped(vm_id: str, host_id: str, answer: vm_pb2.VmInfo) -> None:
     """Inside a step: records that a VM is off, as its host answers, and releases its capacity."""
     with transaction():
-        capacity.release(load(vm_id))
+        vm = load(vm_id)
+        capacity.release(vm)
         absences.record(vm_id, host_id, answer)
-        set_state(vm_id, VmState.STOPPED, power_state=PowerState.STOPPED)
+        set_state(vm_id, VmState.STOPPED, power_state=PowerState.STOPPED, attention=_seen_elsewhere(vm))
+
+
+def _seen_elsewhere(vm: Vm) -> str:
+    """What is still to be told of a VM that is off on its own host. The watcher looks at it again a while later."""
+    names = [host.name for host in hosts_elsewhere(vm)]
+    return f"was last seen running on host {' and '.join(names)}, where Ostler did not place it" if names else ""
 
 
 def _record_power_state(run: Run, inputs: StopInputs) -> None:

@@ -265,7 +265,8 @@ def test_a_vm_last_seen_on_another_host_never_runs_twice(site: Site, engine: Eng
     Vm.update(attention=f"RUNS ON HOST {other.name}").where(Vm.id == vm.id).execute()
     assert refusal(site, lambda: vms.migrate(fresh(vm), "alice")) == "RUNS_ELSEWHERE"
     assert outcome(engine, site.record(lambda: vms.stop(fresh(vm), "alice", force=True))) == OK
-    assert (fresh(vm).state, fresh(vm).attention) == ("stopped", "")
+    elsewhere = f"was last seen running on host {other.name}, where Ostler did not place it"
+    assert (fresh(vm).state, fresh(vm).attention) == ("stopped", elsewhere)
     assert refusal(site, lambda: vms.start(fresh(vm), "alice")) == "RUNS_ELSEWHERE"
     assert refusal(site, lambda: vms.delete(fresh(vm), "alice")) == "VM_RUNNING"
     assert site.fleet.running_on(vm.id) == [other.name]
