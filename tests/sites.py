@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from ostler_common.channel import TRANSPORT_OPTIONS
 from ostler_common.hypervisors import Function
 from ostler_common.tls import TlsFiles
 from ostler_control import vms
@@ -75,7 +76,8 @@ def new_agents(state_dir: Path, unreachable_limit_s: float = 5.0) -> Agents:
         _ServerCredentials(state_dir, state_dir, state_dir),
         unreachable_limit_s,
         lambda address, tls, name: grpc.insecure_channel(
-            address, [("grpc.use_local_subchannel_pool", 1), ("SingleThreadedUnaryStream", 1)]
+            address,
+            [*TRANSPORT_OPTIONS, ("grpc.use_local_subchannel_pool", 1), ("SingleThreadedUnaryStream", 1)],
         ),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from ostler_control import database
@@ -20,13 +20,15 @@ PATIENCE_S = 30.0  # with an operation that holds the VM
 
 
 class Moves:
-    """vms: ids of those that were ever touched."""
+    """vms: ids of those that were ever touched; stopped: of those that were powered off."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, ended: Set[str] = frozenset()) -> None:
+        """ended: ids of VMs that lost their host's power."""
         self._fleet = site.fleet
         self._hosts = [site.hosts["h1"], site.hosts["h2"]]
         self.vms: set[str] = set()
-        self._stopped: set[str] = set()
+        self.stopped: set[str] = set()
+        self._ended = ended
 
     def move(self, dice: random.Random) -> str:
         """Moves a running VM to the other host. Returns its id, "" if none runs."""
@@ -36,6 +38,7 @@ class Moves:
                 for source, target in ((0, 1), (1, 0))
                 for vm_id, vm in self._hosts[source].vms.items()
                 if vm.running and not vm.migrating and vm_id not in self._hosts[target].vms
+                if self._hosts[target].powered
             )
             if not running:
                 return ""
@@ -51,7 +54,7 @@ class Moves:
             if found is None:
                 return ""
             vm_id, host = found
-            self._stopped.add(vm_id)
+            self.stopped.add(vm_id)
             _power_off(vm_id, host)
             return vm_id
 
@@ -65,9 +68,10 @@ class Moves:
             return found[0]
 
     def undefine(self, dice: random.Random) -> str:
-        """Deletes the definition of a VM that does not run. Returns its id, "" if there is none."""
+        """Deletes the definition of a VM that does not run, and need not. Returns its id, "" if there is none."""
         with self._fleet.lock:
-            found = self._any(dice, lambda vm: not vm.running)
+            to_run = self.stopped | self._ended
+            found = self._any(dice, lambda vm: not vm.running and vm.spec.vm_id not in to_run)
             if found is None:
                 return ""
             vm_id, host = found
@@ -76,7 +80,12 @@ class Moves:
 
     def _any(self, dice: random.Random, suits: Callable[[Machine], bool]) -> tuple[str, FakeHost] | None:
         """A VM that suits, and the host that has it."""
-        found = [(vm_id, host) for host in self._hosts for vm_id in sorted(host.vms) if suits(host.vms[vm_id])]
+        found = [
+            (vm_id, host)
+            for host in self._hosts
+            for vm_id in sorted(host.vms)
+            if host.powered and suits(host.vms[vm_id])
+        ]
         if not found:
             return None
         vm_id, host = dice.choice(found)
@@ -102,16 +111,16 @@ class Moves:
             if row is not None and row.state is not VmState.RUNNING:
                 for host in self._hosts:
                     if _runs(vm_id, host):
-                        self._stopped.add(vm_id)  # Ostler may be starting it just now
+                        self.stopped.add(vm_id)  # Ostler may be starting it just now
                         _power_off(vm_id, host)
-            elif row is not None and vm_id in self._stopped and not self._fleet.running_on(vm_id):
+            elif row is not None and vm_id in self.stopped and not self._fleet.running_on(vm_id):
                 for host in self._hosts:
-                    if host.host_id == row.host_id and vm_id in host.vms:
+                    if host.host_id == row.host_id and vm_id in host.vms and host.powered:
                         _power_on(vm_id, host)
 
     def _bring_home(self, vm_id: str, row: Any, host: FakeHost) -> None:
         home = next((one for one in self._hosts if row and one.host_id == (row.host_id or row.last_host_id)), None)
-        if home is not None and not _runs(vm_id, home):
+        if home is not None and home.powered and not _runs(vm_id, home):
             _carry(vm_id, host, home)
         else:
             _power_off(vm_id, host)

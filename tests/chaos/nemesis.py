@@ -26,7 +26,7 @@ class Nemesis:
     injected: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.moves = Moves(self.place.site)
+        self.moves = Moves(self.place.site, self.place.powers.ended)
 
     def work(self, duration_s: float) -> None:
         """Call it in the main thread: PostgreSQL dies with the thread that starts it."""

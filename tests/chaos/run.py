@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from typing import Any
 
 from ostler_control import database
 from ostler_control.check.inspect import inspect
-from ostler_control.models import Operation, Snapshot, Vm, VmState, Volume
+from ostler_control.models import HostFence, Operation, Snapshot, Vm, VmRestart, VmState, Volume
 from ostler_control.states import OperationState
 
 from tests.chaos import journal, log
@@ -25,7 +26,7 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.site import Place, place
 from tests.sites import Site, new_agents
 
-CLIENTS = 6
+CLIENTS = 12
 LAST_CALLS_S, REST_S = 200.0, 120.0
 LOOK_S = 0.02
 
@@ -85,6 +86,8 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
         clients = Clients(at.profiles, seed)
         clients.start()
         nemesis.work(duration_s)
+        at.powers.stop()
+        nemesis.injected["(hosts fenced)"] += at.powers.fenced
         at.wait_for_replicas()
         clients.stop(LAST_CALLS_S)
         assert not clients.faults, clients.faults
@@ -93,6 +96,8 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
             f"VM {vm_id} would have run twice, but for QEMU's lock of its image"
             for vm_id in sorted(at.site.fleet.refused_by_locks - nemesis.moves.vms)
         ]
+        nemesis.moves.vms |= at.powers.ended  # an admin looks after those of hosts that came back too soon to be fenced
+        nemesis.moves.stopped |= at.powers.ended
         found += [f"{text} ({told(_about(text, clients.calls))})" for text in _at_rest(at, nemesis.moves)]
         watch.stop()
         auditor.stop()
@@ -117,6 +122,8 @@ def _at_rest(at: Place, moves: Moves) -> list[str]:
             left = [f"{row.verb} of {row.resource_name} does not end" for row in busy]
             moving = Vm.select().where(Vm.state == VmState.MIGRATING)
             left += [f"nobody finds out where {row.name} is" for row in moving]
+            left += [f"{row.vm.name} waits for its restart: {row.reason}" for row in VmRestart.select()]
+            left += [f"host {row.host.name} is not given back: {row.state}" for row in HostFence.select()]
             if not left:
                 for vm_id in moves.vms:
                     moves.put_right(vm_id)
@@ -128,6 +135,9 @@ def _at_rest(at: Place, moves: Moves) -> list[str]:
                 if not left:
                     return []
         if time.monotonic() > end:
+            for replica in at.replicas:
+                replica.signal(signal.SIGUSR1)  # it writes what its threads do
+            time.sleep(2.0)
             return left
         time.sleep(0.5)
 

@@ -27,6 +27,7 @@ from ostler_control.trust import users
 
 from tests import databases, sites
 from tests.chaos.history import user_of
+from tests.chaos.power import Powers
 from tests.chaos.wires import Wires
 from tests.databases import PostgresServer, free_port, run_sql
 from tests.fakes.fleet import Fleet
@@ -44,10 +45,12 @@ PORT_TAKEN = "the port is in use"
 
 @dataclass
 class Replica:
-    """A process. relay: through which clients reach it; database: through which it reaches PostgreSQL."""
+    """A process. fence_agents: where it finds them; relay: through which clients reach it; database: through which it
+    reaches PostgreSQL."""
 
     state_dir: Path
     url: str
+    fence_agents: Path
     port: int
     relay: Relay
     log: Path
@@ -58,7 +61,10 @@ class Replica:
         argv = [sys.executable, "-m", "tests.chaos.replica"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*argv, str(self.state_dir), self.url, str(self.port)], stdout=log, stderr=log, stdin=subprocess.PIPE
+                [*argv, str(self.state_dir), self.url, str(self.port), str(self.fence_agents)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.PIPE,
             )
 
     def signal(self, number: int) -> None:
@@ -90,12 +96,14 @@ class Replica:
 
 @dataclass
 class Place:
-    """profiles: of the clients; wires: all networks; hosts: the relay before each agent, by the host's name; server:
-    PostgreSQL, if the database is on it; disk: that of the control plane, if it may be filled."""
+    """profiles: of the clients; wires: all networks; powers: of the hosts; hosts: the relay before each agent, by the
+    host's name; server: PostgreSQL, if the database is on it; disk: that of the control plane, if it may be filled.
+    """
 
     site: Site
     profiles: list[Path]
     wires: Wires
+    powers: Powers
     replicas: list[Replica]
     hosts: dict[str, Relay]
     server: PostgresServer | None
@@ -119,6 +127,7 @@ def _tell(fake: FakeHost) -> None:
     # What is not asked of it here is not there.
     fake.watched = WatchedHost(fake.host_id, fake.name, able, fake.vm_infos, fake.look)  # type: ignore[abstract]
     fake.stop()
+    fake.port = free_port()  # nobody's connection takes it while the agent is dead
     fake.start()
 
 
@@ -149,6 +158,8 @@ def place(directory: Path, seed: int, replicas: int, clients: int) -> Iterator[P
                 _tell(fake)
                 hosts[name] = wires.add(fake.port)
                 Host.update(address=wires.address(hosts[name])).where(Host.name == name).execute()
+            powers = Powers(site, directory / "bmcs", seed)
+            stack.callback(powers.stop)
         members = []
         for number in range(replicas):
             state_dir = directory / f"replica-{number}"
@@ -162,13 +173,14 @@ def place(directory: Path, seed: int, replicas: int, clients: int) -> Iterator[P
             if server is not None:
                 own = wires.add(server.port)
                 database_url = f"postgresql://ostler@{wires.address(own)}/ostler"
-            replica = Replica(state_dir, database_url, port, relay, directory / f"replica-{number}.log", own)
+            log = directory / f"replica-{number}.log"
+            replica = Replica(state_dir, database_url, powers.directory, port, relay, log, own)
             stack.callback(replica.kill)
             replica.start()
             members.append(replica)
         addresses = ",".join(wires.address(replica.relay) for replica in members)
         profiles = [_profile(fleet, user_of(number), addresses) for number in range(clients)]
-        found = Place(site, profiles, wires, members, hosts, server, disk)
+        found = Place(site, profiles, wires, powers, members, hosts, server, disk)
         found.wait_for_replicas()
         yield found
 

@@ -67,6 +67,7 @@ class AgentBase:
         self.marked: set[str] = set()
         self.guard = FakeGuard(host_id, fleet.leases, self.end_vms)
         self.life = Life(fleet.directory / f"jobs-{host_id}")
+        self.powered = True
         self.daemon_away = False  # the hypervisor's: nothing is known of VMs, and what is asked of it may be done
         self.watched: WatchedHost | None = None  # who watches it is told what happens here
         self._server: grpc.Server | None = None

@@ -51,6 +51,8 @@ class MigrationCalls(AgentMachines):
             if not self._runs(request.vm_id):
                 raise FailedPreconditionError("the VM does not run here", "VM_NOT_RUNNING")
             destination = self.fleet.hosts[request.endpoint.hypervisor_uri.split("/")[2]]
+            if not destination.powered:
+                raise AbortedError("the destination does not answer", "MIGRATION_FAILED")
             if destination.admitted.get(request.vm_id) != self.host_id:
                 raise AbortedError("the destination does not admit this host", "MIGRATION_FAILED")
             job.report("migrating memory", 1, 2)

@@ -25,6 +25,7 @@ from ostler.agent.v1 import (
     volume_pb2_grpc,
 )
 from ostler.agent.v1.conversion_pb2 import ExportVmRequest
+from ostler_common.channel import TRANSPORT_OPTIONS
 
 from tests.fakes.adoption import FakeAdoption
 from tests.fakes.agent_devices import DeviceCalls
@@ -120,7 +121,10 @@ class FakeHost(
 
     def start(self) -> None:
         """Listens, on the same port as before."""
-        server = grpc.server(ThreadPoolExecutor(32), options=[("grpc.so_reuseport", 0)])
+        # As a real one: what the network has cut off must not hold a thread for ever.
+        pings = ("grpc.http2.min_ping_interval_without_data_ms", 10_000)
+        options = [*TRANSPORT_OPTIONS, pings, ("grpc.so_reuseport", 0)]
+        server = grpc.server(ThreadPoolExecutor(32), options=options)
         volume_pb2_grpc.add_VolumeServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_VmServiceServicer_to_server(self, server)
         vm_pb2_grpc.add_MigrationServiceServicer_to_server(self, server)

@@ -47,10 +47,10 @@ class ControlFaults:
             "restart PostgreSQL": (2, lambda: self._restart(server, crash=False)),
             "kill PostgreSQL": (1, lambda: self._restart(server, crash=True)),
             "use up its connections": (2, lambda: self._starve(server)),
-            "cut a control plane off from PostgreSQL": (2, lambda: self._cut_database(ways)),
         }
         if self.place.wires.link is not None:
             found["half-open a connection to PostgreSQL"] = (2, lambda: self._half_open(ways))
+            found["cut a control plane off from PostgreSQL"] = (2, lambda: self._stop(ways))
         if server.disks is not None:
             found["fill the disk of its tables"] = (2, lambda: self._fill_tables(server))
             found["fill the disk of its log of writes"] = (2, lambda: self._fill_wal(server))
@@ -92,11 +92,12 @@ class ControlFaults:
         self.wait(0.5, 15.0)
         self.place.wires.heal([relay])
 
-    def _cut_database(self, relays: list[Relay]) -> None:
+    def _stop(self, relays: list[Relay]) -> None:
+        """No relay keeps these open: PostgreSQL's protocol asks nobody whether they still live, TCP has to tell."""
         relay = self.dice.choice(relays)
-        relay.cut()
-        self.wait(0.5, 15.0)
-        relay.heal()
+        self.place.wires.stop(relay)
+        self.wait(0.5, 25.0)
+        self.place.wires.heal([relay])
 
     def _fill_disk(self) -> None:
         assert self.place.disk is not None

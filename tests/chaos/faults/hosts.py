@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.faults import Kinds, Wait
@@ -29,9 +29,11 @@ class HostFaults:
     def kinds(self) -> Kinds:
         """All there are."""
         found: Kinds = {
-            "cut a host": (4, self._cut),
+            "cut a host": (4, lambda: self._cut(NAMES, 0.5, 15.0)),
+            "cut a host until it is fenced": (2, lambda: self._cut(NAMES[:2], 35.0, 60.0)),
             "kill an agent": (2, self._kill_agent),
             "kill an agent in the middle of a job": (4, self._kill_agent_at_work),
+            "cut the power of a host": (3, self._cut_power),
             "end a hypervisor's daemon": (3, self._end_daemon),
             "fill a pool": (2, self._fill_pool),
             "move a VM behind Ostler's back": (3, lambda: self._meddle(self.moves.move)),
@@ -45,10 +47,10 @@ class HostFaults:
             found["stop all packets of a host"] = (2, lambda: self._wire(wires.stop))
         return found
 
-    def _cut(self) -> None:
-        relay = self.place.hosts[self.dice.choice(NAMES)]
+    def _cut(self, names: Sequence[str], least_s: float, most_s: float) -> None:
+        relay = self.place.hosts[self.dice.choice(names)]
         relay.cut()
-        self.wait(0.5, 15.0)
+        self.wait(least_s, most_s)
         relay.heal()
 
     def _wire(self, begin: Callable[[Relay], None]) -> None:
@@ -58,27 +60,33 @@ class HostFaults:
         self.place.wires.heal([relay])
 
     def _kill_agent(self) -> None:
-        host = self.place.site.hosts[self.dice.choice(NAMES)]
-        host.kill()
+        name = self.dice.choice(NAMES)
+        self.place.powers.kill_agent(name)
         self.wait(0.0, 3.0)
-        host.revive()
+        self.place.powers.revive_agent(name)
 
     def _kill_agent_at_work(self) -> None:
         """In the middle of what a job does, at the first that comes to it."""
-        hosts = [self.place.site.hosts[name] for name in ("h1", "h2")]
-        for host in hosts:
+        hosts = {name: self.place.site.hosts[name] for name in ("h1", "h2")}
+        for host in hosts.values():
             host.life.die_at(self.dice.randrange(POINTS))
         end = time.monotonic() + AT_WORK_S
-        while time.monotonic() < end and not any(host.life.died.is_set() for host in hosts):
+        while time.monotonic() < end and not any(host.life.died.is_set() for host in hosts.values()):
             time.sleep(0.02)
-        for host in hosts:
+        for host in hosts.values():
             host.life.die_at(None)
-        dead = [host for host in hosts if host.life.died.is_set()] or hosts[:1]  # nothing was done meanwhile
-        for host in dead:
-            host.kill()
+        # Of those that have died; the first, if nothing was done meanwhile.
+        dead = [name for name, host in hosts.items() if host.life.died.is_set()] or ["h1"]
+        for name in dead:
+            self.place.powers.kill_agent(name)
         self.wait(0.0, 3.0)
-        for host in dead:
-            host.revive()
+        for name in dead:
+            self.place.powers.revive_agent(name)
+
+    def _cut_power(self) -> None:
+        """The host comes back by itself, after a while or by Ostler's hand."""
+        self.place.powers.cut(self.dice.choice(("h1", "h2")))
+        self.wait(0.0, 10.0)
 
     def _end_daemon(self) -> None:
         """VMs go on, and agents get no answers: maybe also to what was done."""
