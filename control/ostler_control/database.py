@@ -143,18 +143,19 @@ def skip_locked(query: ModelSelect[M]) -> ModelSelect[M]:
 @contextlib.contextmanager
 def session() -> Iterator[None]:
     """A connection for this thread; inside another session it does nothing."""
-    if not db.is_closed():
+    database = db.obj  # what is asked of the proxy takes a call more
+    if not database.is_closed():
         yield
         return
-    db.connect()
+    database.connect()
     try:
         yield
     except Exception as error:
         if outage(error) is not None:
-            db.close_idle()  # the pool's other connections are most likely broken too
+            database.close_idle()  # the pool's other connections are most likely broken too
         raise
     finally:
-        db.close()
+        database.close()
 
 
 @contextlib.contextmanager
@@ -173,20 +174,20 @@ def transaction(*, lasting: bool = True) -> Iterator[None]:
         with session(), db.atomic():
             yield
         return
-    if not db.is_closed() and db.in_transaction():
-        with db.atomic():
+    database = db.obj
+    if not database.is_closed() and database.in_transaction():
+        with database.atomic():
             yield
         return
-    with _writer.turn():
-        connection = db.connection()
+    with _writer.turn() as connection:
         before = connection.total_changes
-        with db.transaction():
+        with database.transaction():
             yield
         changed = connection.total_changes != before
         if _erasure.is_due():
             _erasure.attempt()
     if changed and lasting:
-        _commit_sync.wait(db.database)
+        _commit_sync.wait(database.database)
 
 
 @contextlib.contextmanager
@@ -199,7 +200,8 @@ def one_statement() -> Iterator[None]:
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """The caller's transaction, without a savepoint, or one of its own: for what has changed nothing when it raises."""
-    if not db.is_closed() and db.in_transaction():
+    database = db.obj
+    if not database.is_closed() and database.in_transaction():
         yield
         return
     with transaction():

@@ -25,7 +25,7 @@ class OneWriter:
         self._connection: Connection | None = None
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[Connection]:
         """Inside, the thread's statements run on the writing connection, whatever connection it had before. Not for a
         thread that is inside already.
 
@@ -38,7 +38,7 @@ class OneWriter:
                 self._connection = self._database.open()
             state.set_connection(self._connection)
             try:
-                yield
+                yield self._connection
             except Exception as error:
                 if outage(error) is not None:
                     self._drop()
