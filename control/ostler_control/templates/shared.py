@@ -23,7 +23,7 @@ def check(directory: Path, replica: str) -> None:
     ]
     if missing:
         raise FailedPreconditionError(
-            f"{directory} is not the directory of templates that {', '.join(missing)} uses: mount one shared directory "
-            "there on every replica",
+            f"{directory} is not the directory of templates of other replicas ({', '.join(missing)}): mount one shared "
+            "directory there on every replica",
             "TEMPLATES_NOT_SHARED",
         )

@@ -24,6 +24,7 @@ def test_a_replica_whose_directory_is_not_the_others_is_refused(fresh_database: 
     with pytest.raises(FailedPreconditionError) as caught:
         shared.check(own, "b")
     assert caught.value.reason == "TEMPLATES_NOT_SHARED"
+    assert "of other replicas (" in caught.value.message
     assert "ctl1:8440" in str(caught.value)
     Replica.update(heartbeat_time=now() - datetime.timedelta(minutes=1)).execute()
     shared.check(own, "b")  # whoever does not run any more keeps nobody away
