@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from ostler.types.v1 import vm_pb2
 
@@ -42,7 +42,7 @@ class Smooth:
         rounded = {
             vm_id: [round(cpu, 4), round(memory), round(dirty)] for vm_id, (cpu, memory, dirty) in self.vms.items()
         }
-        return json.dumps({**asdict(self), "memory_bytes": round(self.memory_bytes), "vms": rounded})
+        return json.dumps({**vars(self), "memory_bytes": round(self.memory_bytes), "vms": rounded})
 
     @classmethod
     def from_json(cls, text: str) -> Smooth:
