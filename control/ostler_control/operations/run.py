@@ -37,6 +37,8 @@ T = TypeVar("T")
 R = TypeVar("R", bound=JobRequest)
 
 _REPORT_INTERVAL_S, _QUICK_S = 0.5, 0.2
+# Whether another replica has taken over is asked after each job that lasted longer.
+_LONG_S = 1.0
 _LOST_HOST_DIVISOR = 12
 
 
@@ -146,7 +148,10 @@ class Run:
             if not self._always and self._cancelled_since_check():
                 return self._cancel_unstarted(host, request.operation.id, on_progress)
             patience_s = min(patience_s, self._patience_s(host))
-            return run_job(self.agents, host, method, request, on_progress, self, patience_s, on_return, was_lost)
+            update = run_job(self.agents, host, method, request, on_progress, self, patience_s, on_return, was_lost)
+            if time.monotonic() - begin_s >= _LONG_S:
+                self.pause(0)  # what the step does with the answer may undo what has been done since
+            return update
         except OstlerError as error:
             if error.reason == "HOST_UNREACHABLE":
                 self._lost.add(host.host_id)

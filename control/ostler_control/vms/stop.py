@@ -71,7 +71,8 @@ def _stop(run: Run) -> None:
 def _stop_on(run: Run, inputs: StopInputs) -> None:
     request = agent_pb2.StopVmRequest(operation=run.ref(), vm_id=run.resource_id, timeout_s=inputs.timeout_s)
     update = run.job(address_of(inputs.host_id), lambda agent: agent.vms.StopVm, request)
-    _record_stopped(run.resource_id, inputs.host_id, update.vm)
+    # Not at once: an attempt that was overtaken, as that of a replica which was frozen, must not undo a later start.
+    run.defer_write(lambda: _record_stopped(run.resource_id, inputs.host_id, update.vm))
 
 
 def _record_stopped(vm_id: str, host_id: str, answer: vm_pb2.VmInfo) -> None:
@@ -97,6 +98,6 @@ def _record_power_state(run: Run, inputs: StopInputs) -> None:
     info = wire.ask(run.agents, address_of(inputs.host_id), run.resource_id)
     power_state = power_states.power_state(info.power_state)
     if power_state.is_executing:
-        set_state(run.resource_id, before, power_state=power_state)
+        run.defer_write(lambda: set_state(run.resource_id, before, power_state=power_state))
     else:
-        _record_stopped(run.resource_id, inputs.host_id, info)
+        run.defer_write(lambda: _record_stopped(run.resource_id, inputs.host_id, info))

@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import peewee
 import pytest
+from ostler.agent.v1.vm_pb2 import StopVmRequest
+from ostler.types.v1.job_pb2 import JobUpdate
 from ostler_common.errors import FailedPreconditionError
+from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.models import Operation, Volume
 from ostler_control.operations import Engine, Run, journal, records
@@ -264,3 +268,34 @@ def test_an_outcome_that_cannot_be_recorded_leaves_no_gap(fresh_database: str, m
     assert [(step.number, step.name, "error" in step.outcome) for step in journal.read(operation.id)] == [
         (0, "one", True)
     ]
+
+
+def test_what_a_step_does_after_a_long_job_is_left_to_the_attempt_that_took_over(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostler_control.operations.run._LONG_S", 0.0)
+    answered, go_on, done = threading.Event(), threading.Event(), list[int]()
+
+    def slow_job(*given: Any) -> JobUpdate:
+        if not answered.is_set():
+            answered.set()
+            go_on.wait(20)
+        return JobUpdate()
+
+    monkeypatch.setattr("ostler_control.operations.run.run_job", slow_job)
+
+    @body
+    def _(run: Run) -> None:
+        def ask_and_record() -> None:
+            run.job(HostAddress("id", "h1", "127.0.0.1:1"), lambda agent: agent.vms.StopVm, StopVmRequest())
+            done.append(run.attempt)
+
+        run.step("one", ask_and_record)
+
+    operation = started(engine, new_volume())
+    assert answered.wait(20)
+    engine.run(operation.id)
+    go_on.set()
+    assert ended(engine, operation).attempt == 2
+    wait_until(lambda: not engine._starter.knows(operation.id))
+    assert done == [2]
