@@ -67,7 +67,9 @@ def _free(vm: Vm, host: Host, priority: Priority) -> None:
     set_state(vm.id, VmState.STOPPED, power_state=PowerState.ABSENT, last_host=None)
     what = "is stopped"
     if priority is not Priority.OFF:
-        VmRestart.insert(vm=vm, lost_host_id=host.id, priority=priority).on_conflict_ignore().execute()
+        # There may be one of an earlier loss, whose start has just succeeded, and of which nobody has taken note.
+        anew = {"lost_host_id": host.id, "priority": priority, "operation_id": "", "next_time": now()}
+        VmRestart.insert(vm=vm, **anew).on_conflict(conflict_target=[VmRestart.vm], update=anew).execute()
         what = f"restarts on another host (priority {priority})"
     events.record(
         "vm.host-off",

@@ -66,6 +66,25 @@ def test_a_restart_of_which_nobody_knows_the_end_goes_on_where_it_was(lost: Site
     assert not VmRestart.select().exists()
 
 
+def test_a_vm_whose_new_host_dies_just_after_its_restart_restarts_once_more(
+    lost: Site, engine: Engine, clock: Clock
+) -> None:
+    """Nobody has looked yet how the first restart ended."""
+    clock.tick()
+    finish_all(engine)
+    name = host_of("high")
+    assert vm("high").state is VmState.RUNNING
+    die(lost, name)
+    declared = lost.record(lambda: fence(lost.host(name), "root", device=False, automatic=False))
+    assert outcome(engine, declared) == OK
+    assert vm("high").state is VmState.STOPPED
+    for _ in range(2):
+        clock.tick()
+        finish_all(engine)
+    assert (vm("high").state, host_of("high") in ("h2", "h3")) == (VmState.RUNNING, True)
+    assert lost.fleet.running_on(vm("high").id) == [host_of("high")]
+
+
 def test_a_start_that_hangs_is_cancelled_and_an_event_says_so(lost: Site, engine: Engine, clock: Clock) -> None:
     VmRestart.delete().where(VmRestart.vm == vm("low").id).execute()
     for name in ("h2", "h3"):
