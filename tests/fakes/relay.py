@@ -74,3 +74,8 @@ class Relay:
                     self.sent_bytes += len(data) if calling else 0
             if generation == self._generation:
                 sink.shutdown(socket.SHUT_WR)
+                return
+        if generation == self._generation:  # the connection broke, and whoever has its other end hears of it
+            for one in (source, sink):
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
