@@ -25,6 +25,10 @@ class SmallDisk:
         """Gives back what `fill` took."""
         self._filler.unlink(missing_ok=True)
 
+    def grow(self, size_bytes: int) -> None:
+        """Has this size from now on."""
+        subprocess.run(["mount", "-o", f"remount,size={size_bytes}", self.directory], check=True)
+
 
 @contextlib.contextmanager
 def small_disk(directory: Path, size_bytes: int) -> Iterator[SmallDisk]:
