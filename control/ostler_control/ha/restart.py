@@ -124,8 +124,8 @@ def _cancel(operation: Operation) -> None:
         request_cancel(operation.id)
         text = (
             f"its restart takes longer than {HANGS_S / 60:g} minutes and is cancelled; while the host of the start "
-            "does not end it, the VM may come up there any moment and starts nowhere else "
-            f"(ostler operation show {operation.id}; look at that host)"
+            "does not end it, the VM may come up there any moment and starts nowhere else; look at that host "
+            f"(ostler operation show {operation.id})"
         )
         _tell(operation.resource_id, "vm.restart.hangs", text)
     log.warning("a restart of a VM hangs", vm=operation.resource_id, operation=operation.id)
