@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import select
 import time
 from collections.abc import Sequence
@@ -41,24 +40,24 @@ class Link:
         self._heard = select.poll()
         self._heard.register(self._pgconn.socket, select.POLLIN)
         self._values = Transformer(connection)
-        self._statements: dict[str, _Statement] = {}
+        # By their texts and the types of their values.
+        self._statements: dict[tuple[str, Sequence[int]], _Statement] = {}
         self._prepared = 0
 
     def run(self, text: str, values: Sequence[object]) -> PGresult:
         """Executes a statement with these in place of each %s. Raises psycopg's errors."""
-        statement = self._statements.get(text) or self._keep(text)
-        if not (values or statement.is_query):
-            return _checked(self._pgconn.exec_(statement.text))
+        if not values and not text.lstrip(" (\n").startswith(_QUERIES):  # BEGIN and the like cannot be prepared
+            return _checked(self._pgconn.exec_(text.replace("%%", "%").encode()))
         bound = self._values.dump_sequence(values, (PyFormat.AUTO,) * len(values))
         types, formats = self._values.types or (), self._values.formats
-        name = statement.names.get(types)
-        if name is None:
-            if types not in statement.names:  # most texts are executed again, and others never
-                statement.names[types] = None
-                return _checked(self._pgconn.exec_params(statement.text, bound, types, formats))
-            name = self._prepare(statement.text, types)
-            statement.names[types] = name
-        return _checked(self._pgconn.exec_prepared(name, bound, formats))  # type: ignore[arg-type]  # None is NULL
+        statement = self._statements.get((text, types))
+        if statement is None:  # most are executed again, and others never
+            statement = self._keep(text, types)
+            return _checked(self._pgconn.exec_params(statement.text, bound, types, formats))
+        if not statement.name:
+            statement.name = self._prepare(statement.text, types)
+        result = self._pgconn.exec_prepared(statement.name, bound, formats)  # type: ignore[arg-type]  # None is NULL
+        return _checked(result)
 
     def rows_of(self, result: PGresult) -> list[Row]:
         """The rows of a result."""
@@ -78,11 +77,11 @@ class Link:
         """Whether the server has said nothing since its last answer: when it ends a connection, it says so."""
         return not self.connection.closed and not self._heard.poll(0)
 
-    def _keep(self, text: str) -> _Statement:
+    def _keep(self, text: str, types: Sequence[int]) -> _Statement:
         if len(self._statements) >= _MAX_STATEMENTS:
             _checked(self._pgconn.exec_(b"DEALLOCATE ALL"))
             self._statements.clear()
-        self._statements[text] = statement = _Statement(text)
+        self._statements[text, types] = statement = _Statement(text)
         return statement
 
     def _prepare(self, text: bytes, types: Sequence[int]) -> bytes:
@@ -137,17 +136,14 @@ class Cursor:
 
 
 class _Statement:
-    """text: as the server reads it; is_query: whether it is one that can be prepared; names: under which it
-    is, by the types of its values; None: not yet."""
+    """text: as the server reads it; name: under which it is prepared; empty: not yet."""
 
-    __slots__ = ("is_query", "names", "text")
+    __slots__ = ("name", "text")
 
     def __init__(self, text: str) -> None:
-        pieces = re.split("%s", text.replace("%%", "\0"))
+        pieces = text.replace("%%", "\0").split("%s")
         numbered = "".join(f"{piece}${number}" for number, piece in enumerate(pieces[:-1], 1)) + pieces[-1]
-        self.is_query = text.lstrip(" (\n").startswith(_QUERIES)
-        self.text = numbered.replace("\0", "%").encode()
-        self.names: dict[Sequence[int], bytes | None] = {}
+        self.text, self.name = numbered.replace("\0", "%").encode(), b""
 
 
 def _checked(result: PGresult) -> PGresult:

@@ -118,6 +118,48 @@ def test_a_connection_keeps_no_more_statements_than_it_may(bound: str, monkeypat
         assert len(db.execute_sql(PREPARED).fetchall()) <= 3
 
 
+def test_nor_of_one_statement_with_values_of_many_types(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libpq, "_MAX_STATEMENTS", 3)
+    sizes = (1, 1 << 20, 1 << 40, None)
+    with database.session():
+        for first in sizes:
+            for second in sizes:
+                for _ in range(2):
+                    row = db.execute_sql("SELECT %s::bigint, %s::bigint", (first, second)).fetchone()
+                    assert row == (first, second)
+        assert 0 < len(db.execute_sql(PREPARED).fetchall()) <= 3
+
+
+def test_savepoints_take_no_statements_place(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a name of its own."""
+    monkeypatch.setattr(libpq, "_MAX_STATEMENTS", 3)
+    with database.transaction():
+        for _ in range(2):
+            db.execute_sql("SELECT %s::int + 1", (1,))
+        for _ in range(4):
+            with database.transaction():
+                pass
+        assert db.execute_sql(PREPARED).fetchall() == [("SELECT $1::int + 1",)]
+
+
+@pytest.mark.parametrize("limit", range(1, 6))
+def test_a_failed_transaction_can_be_rolled_back_however_many_statements_are_kept(
+    bound: str, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(libpq, "_MAX_STATEMENTS", limit)
+    zone = Zone(name="a")
+    with database.transaction():
+        zone.save(force_insert=True)
+        for _ in range(2):
+            with pytest.raises(peewee.IntegrityError), database.transaction():
+                Zone.create(id=zone.id, name="b")
+        Zone.create(name="c")
+    with pytest.raises(peewee.IntegrityError), database.transaction():
+        Zone.create(id=zone.id, name="b")
+    with database.session():
+        assert Zone.select().count() == 2
+
+
 def test_a_refused_statement_has_peewees_error_and_the_connection_goes_on(bound: str) -> None:
     with database.session():
         zone = Zone.create(name="a")
