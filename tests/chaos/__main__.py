@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from pathlib import Path
+
+import structlog
 
 from tests.chaos.run import run
 
@@ -17,6 +20,8 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, choices=(1, 3), default=1)
     parser.add_argument("--runs", type=int, default=1)
     asked = parser.parse_args()
+    # The agents of the hunt are in this process, and have much to tell.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     found = 0
     for seed in range(asked.seed, asked.seed + asked.runs):
         with tempfile.TemporaryDirectory(prefix="ostler-chaos-", ignore_cleanup_errors=True) as directory:

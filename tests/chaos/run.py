@@ -19,7 +19,7 @@ from ostler_control.states import OperationState
 
 from tests.chaos import journal, log
 from tests.chaos.clients import Clients
-from tests.chaos.history import Call, told, violations
+from tests.chaos.history import Call, Outcome, told, violations
 from tests.chaos.log import Auditor
 from tests.chaos.moves import Moves
 from tests.chaos.nemesis import Nemesis
@@ -33,23 +33,27 @@ LOOK_S = 0.02
 
 @dataclass(frozen=True)
 class Verdict:
-    """seed: repeats the run's calls and faults; the order in which threads do them is another each time."""
+    """seed: repeats the run's calls and faults; the order in which threads do them is another each time; fenced: how
+    many times the control plane had a host switched off."""
 
     seed: int
     seconds: float
     calls: list[Call]
     injected: Counter[str]
+    fenced: int
     violations: list[str]
 
     def lines(self) -> list[str]:
         """For people."""
         outcomes = Counter(call.outcome.value for call in self.calls)
+        refused = Counter(call.reason for call in self.calls if call.outcome is Outcome.REFUSED)
         return [
             f"seed {self.seed}: {len(self.calls)} operations in {self.seconds:.0f} s: "
             + ", ".join(f"{number} {name}" for name, number in sorted(outcomes.items())),
+            "  refused: " + ", ".join(f"{number} x {reason}" for reason, number in refused.most_common()),
             f"  faults: {sum(self.injected.values())} ("
             + ", ".join(f"{number} x {name}" for name, number in sorted(self.injected.items()))
-            + ")",
+            + f"); hosts fenced: {self.fenced}",
             f"  violations: {len(self.violations)}",
             *(f"  - {one}" for one in self.violations),
         ]
@@ -87,7 +91,6 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
         clients.start()
         nemesis.work(duration_s)
         at.powers.stop()
-        nemesis.injected["(hosts fenced)"] += at.powers.fenced
         at.wait_for_replicas()
         clients.stop(LAST_CALLS_S)
         assert not clients.faults, clients.faults
@@ -110,7 +113,7 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
                 for row in Operation.select()
                 if '"INTERNAL"' in row.error
             ]
-    return Verdict(seed, time.monotonic() - begin, clients.calls, nemesis.injected, found)
+    return Verdict(seed, time.monotonic() - begin, clients.calls, nemesis.injected, at.powers.fenced, found)
 
 
 def _at_rest(at: Place, moves: Moves) -> list[str]:
