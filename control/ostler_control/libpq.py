@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
+import socket
 import time
 from collections.abc import Sequence
 
@@ -76,6 +78,12 @@ class Link:
     def is_silent(self) -> bool:
         """Whether the server has said nothing since its last answer: when it ends a connection, it says so."""
         return not self.connection.closed and not self._heard.poll(0)
+
+    def cut(self) -> None:
+        """Ends the connection under the thread that has it, which then meets an outage. To close it would free what
+        libpq works on in that thread."""
+        with socket.socket(fileno=os.dup(self._pgconn.socket)) as same:
+            same.shutdown(socket.SHUT_RDWR)
 
     def _keep(self, text: str, types: Sequence[int]) -> _Statement:
         if len(self._statements) >= _MAX_STATEMENTS:

@@ -7,40 +7,24 @@ Of the time of a short statement peewee's way to the driver takes a third, and s
 from __future__ import annotations
 
 import sqlite3
-from collections import deque
 from collections.abc import Collection
 from sqlite3 import Connection, Cursor, ProgrammingError
 
 from peewee import (  # type: ignore[attr-defined]  # the stubs leave the last one out
     InterfaceError,
-    OperationalError,
     SqliteDatabase,
     __exception_wrapper__,
 )
 
+from ostler_control.lending import Lending
 
-class Sqlite(SqliteDatabase):
+
+class Sqlite(Lending[Connection], SqliteDatabase):
     """A database, with the connections that no thread has. Thread-safe."""
 
     def __init__(self, path: str, **options: object) -> None:
         """options: the driver's and peewee's."""
-        self._idle: deque[Connection] = deque()
-        self._open = set[Connection]()
-        super().__init__(path, autoconnect=False, check_same_thread=False, **options)  # type: ignore[arg-type]
-
-    def connect(self, reuse_if_open: bool = False) -> bool:
-        """Gives this thread a connection, of the idle ones the one that was used last."""
-        state = vars(self)["_state"]
-        if not state.closed:
-            if reuse_if_open:
-                return False
-            raise OperationalError("Connection already opened.")
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self.open()
-        state.set_connection(connection)
-        return True
+        super().__init__(path, check_same_thread=False, **options)
 
     def open(self) -> Connection:
         """A further connection."""
@@ -49,40 +33,20 @@ class Sqlite(SqliteDatabase):
         self._open.add(connection)
         return connection
 
-    def close(self) -> bool:
-        """Takes this thread's connection back; whether it had one."""
-        state = vars(self)["_state"]
-        if state.closed:
-            return False
-        if state.transactions:
-            raise OperationalError("Attempting to close database while transaction is open.")
-        connection: Connection = state.conn
-        state.reset()
+    def _take(self) -> Connection:
+        return self._pop() or self.open()
+
+    def _take_back(self, connection: Connection) -> None:
         if is_spoilt(connection):
             self.drop(connection)
         else:
             self._idle.append(connection)
-        return True
 
-    def drop(self, connection: Connection) -> None:
-        """Closes a connection for good."""
-        self._open.discard(connection)
+    def _end(self, connection: Connection) -> None:
         connection.close()
 
-    def close_idle(self) -> None:
-        """Closes the connections that no thread has."""
-        while self._idle:
-            try:
-                self.drop(self._idle.pop())
-            except IndexError:
-                return
-
-    def close_all(self) -> None:
-        """Closes every connection: a thread that has one meets an outage."""
-        self.close()
-        self.close_idle()
-        for connection in list(self._open):
-            self.drop(connection)
+    def _cut(self, connection: Connection) -> None:
+        self.drop(connection)
 
     def execute_sql(self, sql: str, params: Collection[object] | None = None) -> Cursor:
         state = vars(self)["_state"]

@@ -312,6 +312,22 @@ def test_disconnecting_closes_the_connections_of_all_threads(bound: str) -> None
             other.rollback()
 
 
+def test_disconnecting_ends_what_a_thread_waits_for(bound: str) -> None:
+    def wait() -> None:
+        with database.session():
+            db.execute_sql("SELECT pg_sleep(20)")
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(wait)
+        time.sleep(0.5)
+        begin_s = time.monotonic()
+        database.disconnect()
+        with pytest.raises(peewee.OperationalError) as caught:
+            waiting.result()
+    assert outage(caught.value) is not None
+    assert time.monotonic() - begin_s < 5
+
+
 def test_a_thread_has_one_connection_at_a_time(bound: str) -> None:
     with pytest.raises(peewee.InterfaceError):
         db.execute_sql("SELECT 1")
