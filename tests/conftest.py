@@ -23,6 +23,7 @@ from peewee import Context, Field, Model, Node
 import tests.explained_asserts  # noqa: F401 - before the helpers
 from tests import databases, quick_keys
 from tests.lab.lab import missing as missing_for_lab
+from tests.needs import need
 
 # Tests with these marks need a machine that can do things; where everything is meant to be there, CI says so.
 PRIVILEGED = ("host", "lab")
@@ -194,8 +195,7 @@ def quick_encryption() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server, up to and including the slash before the database's name."""
-    if databases.postgresql_programs() is None:
-        pytest.skip("PostgreSQL is not installed")
+    need(databases.missing())
     with databases.postgresql_server() as server:
         yield server.url
 

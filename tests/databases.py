@@ -49,6 +49,11 @@ def postgresql_programs() -> Path | None:
     return Path(initdb).parent if initdb else None
 
 
+def missing() -> str | None:
+    """Why PostgreSQL cannot be started on this machine; None when it can."""
+    return None if postgresql_programs() else "needs PostgreSQL (make setup)"
+
+
 class PostgresServer:
     """A PostgreSQL server on a free loopback port, `port`. url: up to and including the slash before the database.
 

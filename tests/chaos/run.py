@@ -34,7 +34,7 @@ LOOK_S = 0.02
 @dataclass(frozen=True)
 class Verdict:
     """seed: repeats the run's calls and faults; the order in which threads do them is another each time; fenced: how
-    many times the control plane had a host switched off."""
+    many times the control plane had a host switched off; left_out: which faults this machine cannot have, and why."""
 
     seed: int
     seconds: float
@@ -42,6 +42,7 @@ class Verdict:
     injected: Counter[str]
     fenced: int
     violations: list[str]
+    left_out: list[str]
 
     def lines(self) -> list[str]:
         """For people."""
@@ -54,6 +55,7 @@ class Verdict:
             f"  faults: {sum(self.injected.values())} ("
             + ", ".join(f"{number} x {name}" for name, number in sorted(self.injected.items()))
             + f"); hosts fenced: {self.fenced}",
+            *(f"  left out: {one}" for one in self.left_out),
             f"  violations: {len(self.violations)}",
             *(f"  - {one}" for one in self.violations),
         ]
@@ -113,7 +115,8 @@ def run(directory: Path, seed: int, duration_s: float, replicas: int) -> Verdict
                 for row in Operation.select()
                 if '"INTERNAL"' in row.error
             ]
-    return Verdict(seed, time.monotonic() - begin, clients.calls, nemesis.injected, at.powers.fenced, found)
+    injected, fenced = nemesis.injected, at.powers.fenced
+    return Verdict(seed, time.monotonic() - begin, clients.calls, injected, fenced, found, at.left_out)
 
 
 def _at_rest(at: Place, moves: Moves) -> list[str]:

@@ -31,6 +31,7 @@ from tests.chaos.power import Powers
 from tests.chaos.wires import Wires
 from tests.databases import PostgresServer, free_port, run_sql
 from tests.fakes.fleet import Fleet
+from tests.fakes.link import missing
 from tests.fakes.relay import Relay
 from tests.fakes.watched_host import WatchedHost
 from tests.fakes.working_agent import FakeHost, wait_until
@@ -97,7 +98,8 @@ class Replica:
 @dataclass
 class Place:
     """profiles: of the clients; wires: all networks; powers: of the hosts; hosts: the relay before each agent, by the
-    host's name; server: PostgreSQL, if the database is on it; disk: that of the control plane, if it may be filled.
+    host's name; server: PostgreSQL, if the database is on it; disk: that of the control plane, if it may be filled;
+    left_out: which faults this machine cannot have, and why.
     """
 
     site: Site
@@ -108,6 +110,7 @@ class Place:
     hosts: dict[str, Relay]
     server: PostgresServer | None
     disk: SmallDisk | None
+    left_out: list[str]
 
     def wait_for_replicas(self) -> None:
         for replica in self.replicas:
@@ -135,14 +138,14 @@ def _tell(fake: FakeHost) -> None:
 def place(directory: Path, seed: int, replicas: int, clients: int) -> Iterator[Place]:
     """With one replica on SQLite, with more on a PostgreSQL server of its own."""
     with contextlib.ExitStack() as stack:
-        wires = Wires(stack, seed)
+        wires, may_mount = Wires(stack, seed), os.geteuid() == 0
         server, url = None, ""
         if replicas > 1:
-            server = stack.enter_context(databases.postgresql_server(small=os.geteuid() == 0))
+            server = stack.enter_context(databases.postgresql_server(small=may_mount))
             run_sql(server.url + "postgres", "CREATE DATABASE ostler")
             url = server.url + "ostler"
         disk = None
-        if replicas == 1 and os.geteuid() == 0:
+        if replicas == 1 and may_mount:
             disk = stack.enter_context(small_disk(directory / "state", DISK_BYTES))
         fleet = Fleet(directory, url)
         stack.callback(database.disconnect)
@@ -180,7 +183,9 @@ def place(directory: Path, seed: int, replicas: int, clients: int) -> Iterator[P
             members.append(replica)
         addresses = ",".join(wires.address(replica.relay) for replica in members)
         profiles = [_profile(fleet, user_of(number), addresses) for number in range(clients)]
-        found = Place(site, profiles, wires, powers, members, hosts, server, disk)
+        left_out = [f"no packet was lost or stopped: {why}" for why in [missing()] if why]
+        left_out += [] if may_mount else ["no disk was filled: only root can mount"]
+        found = Place(site, profiles, wires, powers, members, hosts, server, disk, left_out)
         found.wait_for_replicas()
         yield found
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.fakes.link import Link, Weather, is_possible, link
+from tests.fakes.link import Link, Weather, link, missing
 from tests.fakes.relay import Relay
 
 LOST = 0.2
@@ -34,7 +34,7 @@ class Wires:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._weather: dict[int, Weather] = {}
-        if is_possible():
+        if missing() is None:
             self.link = self.stack.enter_context(link(self.seed))
 
     def add(self, port: int) -> Relay:

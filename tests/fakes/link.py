@@ -9,6 +9,7 @@ of the two addresses leaves all checksums as they are. Needs root, and no namesp
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import heapq
 import json
@@ -57,9 +58,11 @@ class Link:
         self._process.stdin.flush()
 
 
-def is_possible() -> bool:
-    """Whether this process may make one."""
-    return os.geteuid() == 0 and TUN.exists()
+def missing() -> str | None:
+    """Why this process can make none; None when it can."""
+    if os.geteuid() != 0:
+        return "a network that loses packets needs root"
+    return None if TUN.exists() else f"a network that loses packets needs {TUN} (modprobe tun)"
 
 
 @contextlib.contextmanager
@@ -90,8 +93,10 @@ def _open() -> tuple[int, int]:
         name = f"ostlerlink{number}"
         try:
             fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
-        except OSError:  # another run's
+        except OSError as error:
             os.close(tun)
+            if error.errno != errno.EBUSY:  # else it is another run's
+                raise
             continue
         near, far = _addresses(number)
         for words in (f"address add {near} peer {far}/32 dev {name}", f"link set {name} mtu {_MTU} up"):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.fakes.link import Carrier, Link, Weather, is_possible, link
+from tests.fakes import link as links
+from tests.fakes.link import Carrier, Link, Weather, link
+from tests.needs import need
 
 NEAR, FAR = bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2])
 SERVER, CLIENT = 5000, 40000
@@ -74,8 +78,7 @@ def test_jitter_reorders_and_a_delay_delays() -> None:
 @pytest.fixture
 def echo() -> Iterator[tuple[Link, int, str]]:
     """A link, and a server behind it that answers what it is told."""
-    if not is_possible():
-        pytest.skip("needs root and /dev/net/tun")
+    need(links.missing())
     with link(seed=1) as found, socket.create_server((found.near, 0)) as server:
 
         def serve(connection: socket.socket) -> None:
@@ -123,3 +126,26 @@ def test_tcp_meets_lost_packets_and_sends_them_again(echo: tuple[Link, int, str]
 def test_two_links_are_apart(echo: tuple[Link, int, str]) -> None:
     with link(seed=1) as other:
         assert other.near != echo[0].near
+
+
+def test_a_device_that_may_not_be_made_is_not_taken_for_another_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [OSError(errno.EBUSY, "taken"), OSError(errno.EPERM, "not permitted")]
+
+    def refuse(*_: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(links, "TUN", Path("/dev/null"))
+    monkeypatch.setattr("fcntl.ioctl", refuse)
+    with pytest.raises(PermissionError):
+        links._open()
+    assert answers == []
+
+
+def test_what_a_machine_lacks_for_a_link_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "TUN", Path("/dev/net/none"))
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert "needs /dev/net/none" in (links.missing() or "")
+    monkeypatch.setattr(links, "TUN", Path("/dev/null"))
+    assert links.missing() is None
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "needs root" in (links.missing() or "")

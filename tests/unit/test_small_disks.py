@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import need
 from tests.small_disks import small_disk
 
 BYTES = 1 << 20
 
 
 def test_a_small_disk(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount")
+    need(None if os.geteuid() == 0 else "only root can mount")
     with small_disk(tmp_path / "disk", BYTES) as disk:
         file = disk.directory / "file"
         disk.fill()

@@ -29,9 +29,11 @@ from structlog.testing import capture_logs
 
 from tests import databases
 from tests.databases import PostgresServer
-from tests.fakes.link import Weather, is_possible, link
+from tests.fakes import link
+from tests.fakes.link import Weather
 from tests.fakes.relay import Relay
 from tests.fakes.working_agent import wait_until
+from tests.needs import need
 
 STEPS = 12
 
@@ -51,8 +53,7 @@ def _touch(account_id: str) -> None:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of its own, because these tests stop it."""
-    if databases.postgresql_programs() is None:
-        pytest.skip("PostgreSQL is not installed")
+    need(databases.missing())
     with databases.postgresql_server() as running:
         databases.run_sql(running.url + "postgres", "CREATE DATABASE outage")
         yield running
@@ -144,9 +145,8 @@ def test_a_dead_network_to_postgresql_is_an_outage_and_no_wait_without_end(
     server: PostgresServer, answering: bool
 ) -> None:
     """answering: PostgreSQL had received the query already, so that nothing is sent that could fail."""
-    if not is_possible():
-        pytest.skip("needs root and /dev/net/tun")
-    with link(seed=1) as network, contextlib.closing(Relay(server.port, network.near)) as relay:
+    need(link.missing())
+    with link.link(seed=1) as network, contextlib.closing(Relay(server.port, network.near)) as relay:
         database.connect(f"postgresql://ostler@{network.far}:{relay.port}/outage")
         try:
             with database.session():
@@ -347,8 +347,7 @@ def _large_rows(run: Run) -> None:
 def test_a_full_disk_under_postgresql_costs_operations_nothing_but_time(tmp_path: Path, disk: str) -> None:
     """PostgreSQL refuses what would need room in its tables. Without room for its log of writes it stops all work, and
     ends; systemd starts it again."""
-    if databases.postgresql_programs() is None:
-        pytest.skip("PostgreSQL is not installed")
+    need(databases.missing())
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(databases.postgresql_server(small=True))
         assert server.disks is not None

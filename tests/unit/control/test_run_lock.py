@@ -15,13 +15,13 @@ from ostler_control.state_dir import StateDir
 from tests import databases
 from tests.databases import PostgresServer
 from tests.fakes.working_agent import wait_until
+from tests.needs import need
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     """A server of this file's own, for it is restarted."""
-    if databases.postgresql_programs() is None:
-        pytest.skip("PostgreSQL is not installed")
+    need(databases.missing())
     with databases.postgresql_server() as server:
         yield server
 
