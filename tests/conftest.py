@@ -15,7 +15,7 @@ from types import MethodType
 from typing import Any, ClassVar
 
 import pytest
-from ostler_control import database
+from ostler_control import lending
 from ostler_control.models import rows
 from ostler_control.statement_forms import Texts, comparable, written
 from peewee import Context, Field, Model, Node
@@ -98,7 +98,7 @@ _NOT_PLACES = (
     "models/queries.py",
     "statement_forms.py",
     "tests/conftest.py",
-    "ostler_control/database.py",
+    "ostler_control/lending.py",
     "contextlib.py",
 )
 
@@ -169,7 +169,7 @@ def _parts(row: object) -> object:
 @pytest.fixture(scope="session", autouse=True)
 def compared_with_peewee() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(database, "Texts", _ComparedTexts)
+        patched.setattr(lending, "Texts", _ComparedTexts)
         objects, tuples = rows._objects, rows._tuples
 
         def compared_objects(model: type[Model], fields: list[Field]) -> rows.Make | None:

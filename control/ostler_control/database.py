@@ -26,8 +26,6 @@ from ostler_control.one_writer import OneWriter
 from ostler_control.outage import outage
 from ostler_control.postgresql import Postgresql
 from ostler_control.sqlite import Sqlite
-from ostler_control.statement_forms import Texts
-from ostler_control.statements import FastContext
 
 log = structlog.get_logger(__name__)
 
@@ -75,9 +73,6 @@ def connect(url: str) -> None:
     global _writer
     opened = _open(url)
     _writer = OneWriter(opened) if isinstance(opened, Sqlite) else None
-    opened.context_class = FastContext
-    texts = Texts()
-    opened.execute = lambda query: opened.execute_sql(*texts.write(query, opened.get_sql_context))  # type: ignore[assignment, method-assign, misc]
     db.initialize(opened)
     _erasure.reset()
 

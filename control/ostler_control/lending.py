@@ -1,4 +1,5 @@
-"""A database's connections, which the threads of this process use in turn.
+"""What our databases have in common: connections that the threads of this process use in turn, and kept texts of
+statements.
 
 Peewee's pool takes two locks for each connection that it gives and takes back, and asks the connection's socket, or
 opens a new one, while it has them: a hundred threads queue for that.
@@ -10,7 +11,10 @@ from abc import abstractmethod
 from collections import deque
 from typing import Generic, TypeVar
 
-from peewee import Database, OperationalError
+from peewee import Context, Database, Node, OperationalError, _ConnectionState
+
+from ostler_control.statement_forms import Texts
+from ostler_control.statements import FastContext
 
 C = TypeVar("C")
 
@@ -18,15 +22,19 @@ C = TypeVar("C")
 class Lending(Database, Generic[C]):
     """A database, with the connections that no thread has. Thread-safe."""
 
+    context_class: type[Context] = FastContext
+    _state: _ConnectionState
+
     def __init__(self, name: str, **options: object) -> None:
         """options: the driver's and peewee's."""
         self._idle: deque[C] = deque()
         self._open = set[C]()
+        self._texts = Texts()
         super().__init__(name, autoconnect=False, **options)  # type: ignore[arg-type]  # the driver checks its own
 
     def connect(self, reuse_if_open: bool = False) -> bool:
         """Gives this thread a connection, of the idle ones the one that was used last."""
-        state = vars(self)["_state"]
+        state = self._state
         if not state.closed:
             if reuse_if_open:
                 return False
@@ -36,7 +44,7 @@ class Lending(Database, Generic[C]):
 
     def close(self) -> bool:
         """Takes this thread's connection back; whether it had one."""
-        state = vars(self)["_state"]
+        state = self._state
         if state.closed:
             return False
         if state.transactions:
@@ -62,6 +70,9 @@ class Lending(Database, Generic[C]):
         """Closes a connection for good."""
         self._open.discard(connection)
         self._end(connection)
+
+    def execute(self, query: Node, **_: object) -> object:
+        return self.execute_sql(*self._texts.write(query, self.get_sql_context))  # type: ignore[no-untyped-call]
 
     def _pop(self) -> C | None:
         try:

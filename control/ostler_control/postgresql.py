@@ -41,14 +41,14 @@ class Postgresql(Lending[Link], PostgresqlDatabase):
 
     def cursor(self, named_cursor: None = None) -> Cursor:
         """For one statement."""
-        state = vars(self)["_state"]
+        state = self._state
         if state.closed:
             raise InterfaceError("Error, database connection not opened.")
         return Cursor(state.conn)
 
     def connection(self) -> Connection[Row]:
         """This thread's, for what is no statement of the models."""
-        link: Link = vars(self)["_state"].conn
+        link: Link = self._state.conn
         return link.connection
 
     def _take(self) -> Link:

@@ -49,7 +49,7 @@ class Sqlite(Lending[Connection], SqliteDatabase):
         self.drop(connection)
 
     def execute_sql(self, sql: str, params: Collection[object] | None = None) -> Cursor:
-        state = vars(self)["_state"]
+        state = self._state
         if state.closed:
             raise InterfaceError("Error, database connection not opened.")
         try:

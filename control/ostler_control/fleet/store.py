@@ -194,7 +194,7 @@ def _is_recorded(host_id: str, facts: Mapping[str, object], capabilities: host_p
     *recorded, cpu, cluster_type = row
     known = {function for (function,) in _PROVED.rows(tuple[str], host=host_id)}
     return (
-        recorded == [facts[name] for name in _FACTS]
+        dict(zip(_FACTS, recorded, strict=True)) == facts
         and cluster_type == capabilities.hypervisor_type != ""
         and (cpu or "") == cpus.text_of(capabilities.guest_cpu)
         and known == _proved(capabilities)
