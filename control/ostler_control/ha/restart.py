@@ -63,8 +63,8 @@ class Restarts:
         self._begun = {operation.id: self._begun.get(operation.id, clock_s) for operation in running}
         for operation in running:
             if 0 < self._begun[operation.id] <= clock_s - HANGS_S:
-                self._begun[operation.id] = 0.0
                 _cancel(operation)
+                self._begun[operation.id] = 0.0
 
 
 def _due() -> list[VmRestart]:

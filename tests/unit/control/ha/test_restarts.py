@@ -13,6 +13,7 @@ from ostler_control.ha.restart import HANGS_S
 from ostler_control.models import Event as EventRow
 from ostler_control.models import FenceDevice, Host, Operation, PowerState, Vm, VmRestart, VmState, now
 from ostler_control.operations import Engine
+from peewee import OperationalError
 
 from tests.fakes.fence import FakeDevice
 from tests.fakes.working_agent import Fault, wait_until
@@ -175,3 +176,26 @@ def test_an_event_tells_why_a_silent_host_is_not_fenced(
     clock.tick(2)
     clock.tick(60)
     assert len(told("host.fence.held")) == 2, "one for each silence"
+
+
+def test_a_start_that_hangs_while_the_database_is_away_is_cancelled_later(
+    lost: Site, engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    VmRestart.delete().where(VmRestart.vm == vm("low").id).execute()
+    for name in ("h2", "h3"):
+        lost.hosts[name].fail("StartVm", Fault(hold=Event()))
+    clock.tick()
+    wait_until(lambda: "StartVm" in [*lost.hosts["h2"].calls[-1:], *lost.hosts["h3"].calls[-1:]])
+    clock.tick()
+
+    def away(operation_id: str) -> None:
+        raise OperationalError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(restart, "request_cancel", away)
+        with pytest.raises(OperationalError):
+            clock.tick(HANGS_S)
+    clock.tick(2)
+    assert len(told("vm.restart.hangs")) == 1
+    finish_all(engine)
+    assert vm("high").state is VmState.STOPPED
