@@ -99,6 +99,18 @@ def log_failure(event: str, error: Exception, **names: str) -> None:
 
 
 @contextlib.contextmanager
+def bug_logged(event: str, **names: str) -> Iterator[None]:
+    """Around the work for one of many, which is tried again: a bug with it is logged with its traceback, and does not
+    hold up the others; an outage is raised."""
+    try:
+        yield
+    except Exception as error:
+        if outage(error) is not None:
+            raise
+        log.exception(event, **names)
+
+
+@contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Turns a failure of the database inside into the error that `outage` gives."""
     try:

@@ -25,7 +25,6 @@ from ostler_control.hosts.rows import record_heard
 from ostler_control.hypervisors import registry, rules
 from ostler_control.models import (
     Cluster,
-    FenceState,
     Host,
     HostCpu,
     HostFence,
@@ -114,14 +113,12 @@ def _set_fenced(host: WatchedHost, state: HostState, reason: str) -> None:
     if state is HostState.UP:
         record_heard(host.host_id)
         return
-    is_recorded = HostSilence.select().where(HostSilence.host == host.host_id).exists()
-    if state is not HostState.DISCONNECTED and is_recorded:
+    if state is not HostState.DISCONNECTED:
         HostSilence.delete().where(HostSilence.host == host.host_id).execute()
-    if state is not HostState.DISCONNECTED or is_recorded:
         return
-    HostSilence.create(host=host.host_id)
-    returned = (HostFence.host == host.host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
-    if HostFence.select().where(returned).exists():
+    if not HostSilence(host=host.host_id).insert_unless_taken():
+        return
+    if HostFence.select().where(HostFence.host == host.host_id, HostFence.has_returned()).exists():
         text = (
             f"host {host.name}, which was proved off and had returned, is silent again before it was given back: "
             f"its VMs wait until it is heard or proved off anew ({reason})"

@@ -9,8 +9,9 @@ its VMs: they are freed when it is heard, or proved off anew.
 from __future__ import annotations
 
 import datetime
+import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -23,12 +24,13 @@ from ostler_control.agents import Agents, HostAddress
 from ostler_control.agents.power_states import power_state
 from ostler_control.database import session
 from ostler_control.hosts import late_starts
-from ostler_control.models import FenceState, Host, HostFence, Vm, VmState, tuples
+from ostler_control.models import Host, HostFence, Vm, VmState, tuples
 from ostler_control.states import OFF_POWER_STATES
 
 # VMs, each with the time of the state in which its row was when its host was asked.
 Ended = frozenset[tuple[str, datetime.datetime]]
 
+# For all that a host is asked at a time: the slowest one holds up the others.
 _ASK_S = 5.0
 _AT_ONCE = 16
 
@@ -37,43 +39,50 @@ def ended_vms(agents: Agents, host_ids: Collection[str]) -> dict[str, Ended | No
     """By host the VMs that are recorded as running there, and as stopped by themselves, and that do not run there as
     the host says now; None for a host that does not answer. Hosts that have no such VM, or were not heard since they
     were proved off, are not asked."""
-    heard = (HostFence.state == FenceState.OFF) & HostFence.heard
     over = (Vm.state == VmState.RUNNING) & Vm.power_state.in_(OFF_POWER_STATES) & (Vm.operation_id == "")
     query = Vm.select(Host.id, Host.name, Host.address, Vm.id, Vm.state_time).join(Host, on=Vm.host)
     query = query.join(HostFence, on=HostFence.host == Host.id)
     found: defaultdict[HostAddress, Ended] = defaultdict(frozenset)
     with session():
-        started = {host_id: late_starts.jobs(host_id) for host_id in host_ids}
-        query = query.where(Host.id.in_(sorted(host_ids)), ~Host.removed, heard, over)
+        query = query.where(Host.id.in_(sorted(host_ids)), ~Host.removed, HostFence.has_returned(), over)
         for *host, vm_id, state_time in tuples(query, tuple[str, str, str, str, datetime.datetime]):
             found[HostAddress(*host)] |= {(vm_id, state_time)}
-    if not found:
-        return {}
+        if not found:
+            return {}
+        # After the rows of the VMs: an operation that ends meanwhile notes its start and lets go of its VM at once.
+        started = late_starts.jobs(host_ids)
     with ThreadPoolExecutor(min(_AT_ONCE, len(found)), thread_name_prefix="ha-ask") as pool:
         answers = pool.map(partial(_ended_on, agents, started), found, found.values())
         return {host.host_id: answer for host, answer in zip(found, answers, strict=True)}
 
 
 def _ended_on(
-    agents: Agents, started: Mapping[str, Mapping[str, set[str]]], host: HostAddress, recorded: Ended
+    agents: Agents, started: Mapping[tuple[str, str], Sequence[str]], host: HostAddress, recorded: Ended
 ) -> Ended | None:
     """Those of these VMs that do not run on the host as it says now; None when it does not answer. One that a job is
     about to start there, which may hang in its hypervisor, has not ended."""
+    end_s = time.monotonic() + _ASK_S
+
+    def left_s() -> float:
+        return max(end_s - time.monotonic(), 0.0)
+
+    def is_starting(vm_id: str) -> bool:
+        jobs = started.get((host.host_id, vm_id), ())
+        return any(_is_under_way(agents, host, job_id, left_s()) for job_id in jobs)
+
     try:
-        jobs = started[host.host_id]
-        starting = {
-            vm_id for vm_id, _ in recorded if any(_is_under_way(agents, host, one) for one in jobs.get(vm_id, ()))
-        }
-        answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), _ASK_S)
+        starting = {vm_id for vm_id, _ in recorded if is_starting(vm_id)}
+        answer = agents.call(host, lambda agent: agent.vms.ListVms, agent_pb2.ListVmsRequest(), left_s())
     except OstlerError:
         return None
     perhaps = {vm.vm_id for vm in answer.vms if power_state(vm.power_state) not in OFF_POWER_STATES}
     return frozenset((vm_id, state_time) for vm_id, state_time in recorded if vm_id not in perhaps | starting)
 
 
-def _is_under_way(agents: Agents, host: HostAddress, job_id: str) -> bool:
+def _is_under_way(agents: Agents, host: HostAddress, job_id: str, deadline_s: float) -> bool:
+    request = job_pb2.GetJobRequest(operation_id=job_id)
     try:
-        job = agents.call(host, lambda agent: agent.jobs.GetJob, job_pb2.GetJobRequest(operation_id=job_id), _ASK_S)
+        job = agents.call(host, lambda agent: agent.jobs.GetJob, request, deadline_s)
     except NotFoundError:
         return False
     return job.state not in (JobUpdate.SUCCEEDED, JobUpdate.FAILED, JobUpdate.CANCELLED)

@@ -229,6 +229,8 @@ def _fail(condition: object, reason: str) -> None:
         HostFence.update(**values).where(HostFence.id == row.id).execute()
         state = HostState.UP if row.heard else HostState.DISCONNECTED
         HostSilence.delete().where(HostSilence.host == row.host_id).execute()
+        # A later fencing begins after these.
+        LateStart.delete().where(LateStart.host == row.host_id).execute()
         Host.update(state=state, state_time=now(), state_reason=f"not fenced: {reason}").where(
             Host.id == row.host_id, Host.state == HostState.FENCED
         ).execute()

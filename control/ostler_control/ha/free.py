@@ -52,7 +52,9 @@ def free_vms(host_id: str, ended: Ended = frozenset()) -> int:
         found = priorities.of_vms([vm.id for vm in vms])
         for vm in vms:
             _free(vm, host, found[vm.id])
-        if not heard:
+        if heard:  # the host itself has said that no start of them is under way
+            LateStart.delete().where(LateStart.host == host.id, LateStart.vm.in_([vm.id for vm in vms])).execute()
+        else:
             VmSighting.delete().where(VmSighting.host == host.id).execute()
             stopped = (Vm.last_host == host.id) & Vm.host.is_null() & (Vm.state == VmState.STOPPED)
             Vm.update(power_state=PowerState.ABSENT, last_host=None, attention="").where(
@@ -89,8 +91,7 @@ def is_in_doubt(host_id: str) -> bool:
     It is not proved off or not heard again, it is silent now, an operation holds a VM that is placed there, it has not
     reported the power state of one, or it runs a VM that is placed elsewhere.
     """
-    heard = (HostFence.host == host_id) & (HostFence.state == FenceState.OFF) & HostFence.heard
-    if not HostFence.select().where(heard).exists():
+    if not HostFence.select().where(HostFence.host == host_id, HostFence.has_returned()).exists():
         return True
     if HostSilence.select().where(HostSilence.host == host_id).exists():
         return True

@@ -102,7 +102,7 @@ def _guarded() -> list[_Guarded]:
             return []
         fenced = HostFence.select(HostFence.host).where(HostFence.state.in_((FenceState.FENCING, FenceState.OFF)))
         is_up = (Host.state == HostState.UP) & Host.id.not_in(fenced)
-        back = HostFence.select(HostFence.host).where(HostFence.state == FenceState.OFF, HostFence.heard)
+        back = HostFence.select(HostFence.host).where(HostFence.has_returned())
         silent = HostSilence.select(HostSilence.host)
         has_returned = (Host.state == HostState.FENCED) & Host.id.in_(back) & Host.id.not_in(silent)
         found = []

@@ -18,9 +18,9 @@ from ostler_control.ha.fence import fence, tidy
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.restart import Restarts
 from ostler_control.ha.status import EXPLANATIONS
-from ostler_control.models import FenceState, Host, HostFence, tuples
+from ostler_control.models import Host, HostFence, tuples
 from ostler_control.operations import launch
-from ostler_control.outage import outage
+from ostler_control.outage import bug_logged
 from ostler_control.periodic import Periodic
 
 log = structlog.get_logger(__name__)
@@ -90,15 +90,11 @@ class Monitor(Periodic):
 def _free() -> None:
     """VMs that an operation held when their host was proved off. Hosts that were heard since are `returns`'s."""
     with session():
-        off = (HostFence.state == FenceState.OFF) & ~HostFence.heard
-        host_ids = [host_id for (host_id,) in tuples(HostFence.select(HostFence.host).where(off), tuple[str])]
+        off = HostFence.select(HostFence.host).where(HostFence.is_off())
+        host_ids = [host_id for (host_id,) in tuples(off, tuple[str])]
     for host_id in host_ids:
-        try:
+        with bug_logged("the VMs of a host are not freed by a bug; it is tried again", host=host_id):
             free_vms(host_id)
-        except Exception as error:
-            if outage(error) is not None:
-                raise
-            log.exception("the VMs of a host are not freed by a bug; it is tried again", host=host_id)
 
 
 def _why_limited(host_name: str) -> str:

@@ -12,7 +12,8 @@ from ostler_control.database import session
 from ostler_control.ha.ended import ended_vms
 from ostler_control.ha.free import free_vms
 from ostler_control.ha.give_back import give_back
-from ostler_control.models import FenceState, HostFence, tuples
+from ostler_control.models import HostFence, tuples
+from ostler_control.outage import bug_logged
 from ostler_control.periodic import Periodic
 
 _EVERY_S = 2.0
@@ -45,8 +46,8 @@ class Returns(Periodic):
     def tick(self) -> None:
         """Does what is due now."""
         with session():
-            heard = (HostFence.state == FenceState.OFF) & HostFence.heard
-            host_ids = [host_id for (host_id,) in tuples(HostFence.select(HostFence.host).where(heard), tuple[str])]
+            returned = HostFence.select(HostFence.host).where(HostFence.has_returned())
+            host_ids = [host_id for (host_id,) in tuples(returned, tuple[str])]
         self._unanswered = {host_id: pause for host_id, pause in self._unanswered.items() if host_id in host_ids}
         clock_s = self._clock()
         due = [host_id for host_id in host_ids if self._unanswered.get(host_id, (0.0, clock_s))[1] <= clock_s]
@@ -58,5 +59,6 @@ class Returns(Periodic):
                 self._unanswered[host_id] = (pause_s, self._clock() + pause_s)
                 continue
             self._unanswered.pop(host_id, None)
-            free_vms(host_id, ended)
-            give_back(host_id)
+            with bug_logged("a host is not given back by a bug; it is tried again", host=host_id):
+                free_vms(host_id, ended)
+                give_back(host_id)

@@ -8,7 +8,7 @@ from ostler_control.agents import HostAddress
 from ostler_control.database import session
 from ostler_control.hosts import late_starts
 from ostler_control.hosts.probes import failed_probe
-from ostler_control.models import FenceState, Host, HostFence, HostSilence, HostState, PoolHost
+from ostler_control.models import Host, HostFence, HostSilence, HostState, PoolHost
 from ostler_control.prepared import Prepared
 
 
@@ -48,17 +48,16 @@ def is_proved_off(host: Host, vm_id: str) -> bool:
     have started the VM since."""
     if host.state is not HostState.FENCED or late_starts.exists(vm_id, host.id):
         return False
-    off = (HostFence.host == host.id) & (HostFence.state == FenceState.OFF) & ~HostFence.heard
-    return bool(HostFence.select().where(off).exists())
+    return bool(HostFence.select().where(HostFence.host == host.id, HostFence.is_off()).exists())
 
 
 def has_returned(host: Host) -> bool:
     """Whether a host was proved off, and answers again: it is given back once nothing there is in doubt."""
     if host.state is not HostState.FENCED:
         return False
-    heard = (HostFence.host == host.id) & (HostFence.state == FenceState.OFF) & HostFence.heard
     is_silent = HostSilence.select().where(HostSilence.host == host.id).exists()
-    return not is_silent and bool(HostFence.select().where(heard).exists())
+    returned = HostFence.select().where(HostFence.host == host.id, HostFence.has_returned())
+    return not is_silent and bool(returned.exists())
 
 
 _HEARD = Prepared(lambda value: HostFence.update(heard=True).where(HostFence.host == value("host"), ~HostFence.heard))

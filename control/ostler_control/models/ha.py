@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peewee import BooleanField, DateTimeField, FloatField, ForeignKeyField, IntegerField, TextField
+from peewee import BooleanField, DateTimeField, Expression, FloatField, ForeignKeyField, IntegerField, TextField
 
 from ostler_control.models.base import BaseModel, now
 from ostler_control.models.enum_columns import enum_column
@@ -45,6 +45,11 @@ class HostFence(BaseModel):
     operation_id: the latest that fenced it; heard: it has been heard again, as far as the watcher knows; proof:
     device | lease | admin, "" until it is proved off; attempts: how often fencing has failed; reason: why it failed
     last.
+
+    A proof is of the time before it began. It says nothing of any VM there once the host was heard, and nothing of a VM
+    that has a `LateStart` there. `HostSilence` tells whether the host answers now, for `Host.state` says fenced in any
+    case; how long it has not, each replica measures by its own clock (`ha.facts.Silence`). So a host that is proved off
+    is fenced anew when its proof does not cover all, and it is silent.
     """
 
     host = ForeignKeyField(Host, unique=True, on_delete="CASCADE")
@@ -56,6 +61,18 @@ class HostFence(BaseModel):
     proof = TextField(default="")
     attempts = IntegerField(default=0)
     reason = TextField(default="")
+
+    @classmethod
+    def is_off(cls) -> Expression:
+        """The condition that the host is proved off and was not heard since: silence alone says no more."""
+        found: Expression = (cls.state == FenceState.OFF) & ~cls.heard
+        return found
+
+    @classmethod
+    def has_returned(cls) -> Expression:
+        """The condition that the host was proved off and was heard since, whether or not it answers now."""
+        found: Expression = (cls.state == FenceState.OFF) & cls.heard
+        return found
 
 
 class HostSilence(BaseModel):

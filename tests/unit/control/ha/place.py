@@ -14,11 +14,7 @@ from ostler_control.ha import devices
 from ostler_control.ha.fence_agents import Device
 from ostler_control.ha.monitor import Monitor
 from ostler_control.ha.returns import Returns
-from ostler_control.models import (
-    Operation,
-    Vm,
-    new_id,
-)
+from ostler_control.models import FenceState, Host, HostFence, HostState, Operation, Vm, new_id
 from ostler_control.operations import Engine
 from ostler_control.states import UNFINISHED_OPERATIONS
 
@@ -67,6 +63,15 @@ def die(site: Site, name: str) -> None:
     site.silence(name)
     site.hosts[name].vms.clear()
     site.hosts[name].secrets.clear()
+
+
+def prove_off(site: Site, name: str, heard: bool = False) -> str:
+    """As a fencing leaves the host, which may have been heard since; its id."""
+    with transaction():
+        host_id: str = site.host(name).id
+        Host.update(state=HostState.FENCED).where(Host.id == host_id).execute()
+        HostFence.create(host=host_id, state=FenceState.OFF, operation_id="done", proof="device", heard=heard)
+    return host_id
 
 
 def finish_all(engine: Engine) -> None:

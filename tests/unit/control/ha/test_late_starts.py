@@ -8,17 +8,17 @@ from threading import Event
 
 import pytest
 from ostler_common.errors import InternalError
+from ostler_common.secret import Secret
 from ostler_control import vms
 from ostler_control.agents import HostAddress
 from ostler_control.database import transaction
-from ostler_control.fleet import store
-from ostler_control.ha import priorities
+from ostler_control.ha import priorities, run_agent
 from ostler_control.ha.fence import fence
+from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.ha.free import free_vms
 from ostler_control.hosts import late_starts
 from ostler_control.hosts.rows import is_proved_off
 from ostler_control.models import (
-    FenceState,
     Host,
     HostFence,
     HostState,
@@ -38,8 +38,8 @@ from tests.fakes.faults import Fault
 from tests.fakes.fence import FakeDevice
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
-from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, refused, vm
-from tests.unit.control.ha.test_returns import compare, view
+from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, prove_off, refused, vm
+from tests.unit.control.ha.test_returns import compare, tell, view
 
 
 def start_of_other(site: Site, engine: Engine) -> Operation:
@@ -47,18 +47,6 @@ def start_of_other(site: Site, engine: Engine) -> Operation:
     assert outcome(engine, site.record(lambda: vms.stop(vm("other"), "alice", 0))) == OK
     with transaction():
         return vms.start(vm("other"), "alice", host=site.host("h1"))
-
-
-def prove_off(site: Site, name: str) -> None:
-    """As a fencing leaves it."""
-    with transaction():
-        Host.update(state=HostState.FENCED).where(Host.name == name).execute()
-        HostFence.create(host=site.host(name), state=FenceState.OFF, operation_id="done", proof="device")
-
-
-def tell(site: Site, name: str, state: HostState) -> None:
-    row = site.host(name)
-    store.set_state(store.WatchedHost(row.id, row.name, row.address, row.state), state, "")
 
 
 def start_unheard(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch, hold: Event) -> Operation:
@@ -169,6 +157,55 @@ def test_a_start_that_hangs_on_a_returned_host_is_no_end(
     assert site.host("h1").state is HostState.UP
     assert not LateStart.select().exists()
     site.check_whole()
+
+
+def test_a_proof_covers_no_start_that_is_noted_again_after_it_began(
+    site: Site, engine: Engine, bmc: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job is noted when it is tried, and once more when it ends."""
+    die(site, "h1")
+    with transaction():
+        proving = fence(site.host("h1"), "root", device=True, automatic=False)
+        late_starts.note(vm("other").id, site.host("h1").id, "the-start")
+    ask_power = run_agent.ask_power
+
+    def meanwhile(device: Device, password: Secret) -> Power:
+        power = ask_power(device, password)
+        with transaction():
+            late_starts.note(vm("other").id, site.host("h1").id, "the-start")
+        return power
+
+    monkeypatch.setattr(run_agent, "ask_power", meanwhile)
+    launch(proving)
+    assert outcome(engine, proving) == OK
+    assert [row.job_id for row in LateStart.select()] == ["the-start"]
+    assert (vm("other").state, host_of("other")) == (VmState.RUNNING, "h1"), "perhaps it was started since"
+
+
+def test_a_fencing_that_fails_forgets_what_started_meanwhile(site: Site, engine: Engine, bmc: FakeDevice) -> None:
+    """The next fencing begins after that, and covers it."""
+    bmc.fault("dead")
+    site.silence("h1")
+    with transaction():
+        proving = fence(site.host("h1"), "root", device=True, automatic=False)
+        late_starts.note(vm("other").id, site.host("h1").id, "the-start")
+    launch(proving)
+    assert outcome(engine, proving) == ("failed", "FENCE_FAILED")
+    assert not LateStart.select().exists()
+
+
+def test_a_fencing_anew_that_fails_keeps_what_the_old_proof_does_not_cover(
+    site: Site, engine: Engine, bmc: FakeDevice
+) -> None:
+    die(site, "h1")
+    prove_off(site, "h1")
+    bmc.fault("dead")
+    with transaction():
+        late_starts.note(vm("other").id, site.host("h1").id, "the-start")
+        proving = fence(site.host("h1"), "root", device=True, automatic=False)
+    launch(proving)
+    assert outcome(engine, proving) == ("failed", "FENCE_FAILED")
+    assert [row.job_id for row in LateStart.select()] == ["the-start"]
 
 
 def finish_job(site: Site, starting: Operation) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
 
 import pytest
 from ostler.types.v1 import vm_pb2
+from ostler.types.v1.job_pb2 import JobUpdate
 from ostler_common.errors import OstlerError
 from ostler_control import vms
 from ostler_control.agents import HostAddress, reports
@@ -19,16 +21,20 @@ from ostler_control.fleet.comparison import Comparison
 from ostler_control.fleet.reconcile import HostView
 from ostler_control.ha import devices, facts, priorities
 from ostler_control.ha import ended as ended_module
+from ostler_control.ha import returns as returns_module
 from ostler_control.ha.ended import Ended, ended_vms
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Device, Power
 from ostler_control.ha.free import free_vms
+from ostler_control.hosts import late_starts
 from ostler_control.models import Event as EventRow
 from ostler_control.models import (
     FenceState,
     Host,
     HostFence,
+    HostSilence,
     HostState,
+    LateStart,
     Operation,
     PowerState,
     Priority,
@@ -44,7 +50,7 @@ from tests.fakes.faults import Fault
 from tests.fakes.fence import FakeDevice
 from tests.fakes.working_agent import wait_until
 from tests.sites import Site, outcome
-from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, new_device, refused, vm
+from tests.unit.control.ha.place import OK, ON_BOTH, Clock, die, finish_all, host_of, new_device, prove_off, refused, vm
 
 
 def watched(site: Site, name: str) -> store.WatchedHost:
@@ -290,10 +296,7 @@ def test_a_vm_whose_start_reached_a_returned_host_that_was_cut_off_meanwhile_is_
 @pytest.fixture
 def returned(site: Site) -> str:
     """The id of h1, which was proved off and is heard; its VM "other" has stopped, as the watcher says."""
-    host_id: str = site.host("h1").id
-    with transaction():
-        Host.update(state=HostState.FENCED).where(Host.id == host_id).execute()
-        HostFence.create(host=host_id, state=FenceState.OFF, operation_id="done", proof="admin", heard=True)
+    host_id = prove_off(site, "h1", heard=True)
     site.hosts["h1"].vms[vm("other").id].running = False
     compare(view(site, "h1"))
     return host_id
@@ -341,6 +344,91 @@ def test_a_returned_host_that_hangs_holds_up_nobody_and_is_asked_ever_more_seldo
     assert (vm("other").state, host_of("other")) == (VmState.STOPPED, "")
 
 
+def test_a_returned_host_that_answers_each_question_slowly_holds_up_nobody_for_longer(
+    site: Site, engine: Engine, returned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for each job that may have started a VM there."""
+    monkeypatch.setattr(ended_module, "_ASK_S", 0.5)
+    with transaction():
+        for number in range(8):
+            late_starts.note(vm("other").id, returned, f"job-{number}")
+    jobs = site.hosts["h1"].life.jobs
+    get = jobs.get
+
+    def slowly(job_id: str) -> JobUpdate:
+        time.sleep(0.3)
+        return get(job_id)
+
+    monkeypatch.setattr(jobs, "get", slowly)
+    begin_s = time.monotonic()
+    assert ended_vms(engine.agents, [returned]) == {returned: None}
+    assert time.monotonic() - begin_s < 1.5
+
+
+def test_a_start_that_ends_while_a_returned_host_is_about_to_be_asked_is_not_overlooked(
+    site: Site, engine: Engine, returned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the host is asked of is read in two queries."""
+    Vm.update(operation_id="starting").where(Vm.name == "other").execute()
+    jobs = late_starts.jobs
+
+    def before_its_end(host_ids: Collection[str]) -> dict[tuple[str, str], list[str]]:
+        found = jobs(host_ids)
+        late_starts.note(vm("other").id, returned, "the-start")
+        Vm.update(operation_id="").where(Vm.name == "other").execute()
+        return found
+
+    monkeypatch.setattr(late_starts, "jobs", before_its_end)
+    low = site.hosts["h1"].vms[vm("low").id]
+    low.running = False
+    Vm.update(power_state=PowerState.STOPPED).where(Vm.name == "low").execute()
+    assert {vm_id for vm_id, _ in answered(engine, returned)} == {vm("low").id}
+
+
+def test_a_bug_with_one_returned_host_does_not_hold_up_the_next(
+    site: Site, engine: Engine, clock: Clock, returned: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prove_off(site, "h2", heard=True)
+    broken: list[str] = []
+
+    def stumble(host_id: str, ended: Ended) -> int:
+        if not broken:
+            broken.append(host_id)
+        if host_id in broken:
+            raise RuntimeError("a bug")
+        return free_vms(host_id, ended)
+
+    monkeypatch.setattr(returns_module, "free_vms", stumble)
+    Vm.update(power_state=PowerState.RUNNING).execute()
+    clock.returns.tick()
+    finish_all(engine)
+    states = {row.id: row.state for row in Host.select().where(Host.name.in_(["h1", "h2"]))}
+    assert states.pop(broken[0]) is HostState.FENCED
+    assert list(states.values()) == [HostState.UP]
+
+
+@ON_BOTH
+def test_two_replicas_that_find_a_returned_host_silent_at_once_tell_of_it_once(
+    site: Site, engine: Engine, returned: str
+) -> None:
+    """As when one hands over to the next: an error would end the watch over the host."""
+    host, begun = watched(site, "h1"), Event()
+
+    def other() -> None:
+        with transaction():
+            store.set_state(host, HostState.DISCONNECTED, "")
+            begun.set()
+            time.sleep(0.5)
+
+    thread = Thread(target=other)
+    thread.start()
+    assert begun.wait(20)
+    store.set_state(host, HostState.DISCONNECTED, "")
+    thread.join(20)
+    assert EventRow.select().where(EventRow.type == "host.disconnected").count() == 1
+    assert HostSilence.select().count() == 1
+
+
 def test_what_a_returned_host_answered_before_a_vm_started_frees_nothing(
     site: Site, engine: Engine, returned: str
 ) -> None:
@@ -350,6 +438,17 @@ def test_what_a_returned_host_answered_before_a_vm_started_frees_nothing(
     assert free_vms(returned, ended) == 0
     assert free_vms(returned, answered(engine, returned)) == 1
     assert [host_of(name) for name in ("high", "low", "other")] == ["h1", "h1", ""]
+
+
+def test_a_vm_that_a_returned_host_has_ended_is_none_that_may_have_started_there(
+    site: Site, engine: Engine, clock: Clock, returned: str
+) -> None:
+    """Else the host would be fenced for its sake, and VMs that are not protected would end with it."""
+    with transaction():
+        for name in ("other", "low"):
+            late_starts.note(vm(name).id, returned, f"start-of-{name}")
+    assert free_vms(returned, answered(engine, returned)) == 1
+    assert [row.job_id for row in LateStart.select()] == ["start-of-low"]
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PAUSED", "UNSPECIFIED"])
@@ -374,10 +473,7 @@ def test_a_host_that_was_not_heard_since_it_was_proved_off_is_not_asked(
 def test_two_that_free_a_host_at_once_do_it_once(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second waits, and reads what the first has left: by then a VM may run elsewhere."""
     site.silence("h1")
-    host_id = site.host("h1").id
-    with transaction():
-        Host.update(state=HostState.FENCED).where(Host.id == host_id).execute()
-        HostFence.create(host=host_id, state=FenceState.OFF, operation_id="done", proof="admin")
+    host_id = prove_off(site, "h1", heard=False)
     of_vms, freed = priorities.of_vms, []
     second = Thread(target=lambda: freed.append(free_vms(host_id)))
 

@@ -22,6 +22,7 @@ from ostler_control.fleet.comparison import Comparison
 from ostler_control.fleet.reconcile import HostView, Seen
 from ostler_control.ha import devices, run_agent
 from ostler_control.ha import fence as fence_module
+from ostler_control.ha.fence import FenceInputs
 from ostler_control.ha.fence_agents import Action, Device, Power
 from ostler_control.models import (
     Host,
@@ -38,6 +39,7 @@ from ostler_control.operations import Engine, Run
 from ostler_control.states import UNFINISHED_OPERATIONS
 from ostler_control.vms.resolve import resolve_stranded
 
+from tests.fakes.working_agent import FakeHost
 from tests.sites import Site, outcome
 from tests.unit.control.ha.place import Clock, vm
 
@@ -93,7 +95,7 @@ class World:
         with self._lock:
             return Power.ON if self._powered[device.address] else Power.OFF
 
-    def _check_silent(self, check: Callable[[Run, Any], None], run: Run, inputs: Any) -> None:
+    def _check_silent(self, check: Callable[[Run, FenceInputs], None], run: Run, inputs: FenceInputs) -> None:
         begun = time.monotonic()
         check(run, inputs)
         self._asked[{host.host_id: name for name, host in self.site.hosts.items()}[run.resource_id]] = begun
@@ -214,7 +216,7 @@ class World:
         self.tick(1)
         self.tick(61)
 
-    def _all(self) -> list[Any]:
+    def _all(self) -> list[FakeHost]:
         return list(self.site.hosts.values())
 
     def tick(self, after_s: float) -> None:
