@@ -232,36 +232,30 @@ def _outcome(error: OstlerError | None) -> OperationState:
 
 def release(operation_id: str, models: Iterable[type[Held]] = HELD) -> None:
     """Releases every object of these kinds that the operation holds, within the caller's transaction."""
+    tables = tuple(model._meta.table_name for model in models)
     if not is_sqlite():
-        tables = [model._meta.table_name for model in models]
-        db.execute_sql(_release_all(tuple(tables)), (operation_id,) * len(tables))
+        db.execute_sql(_release_all(tables), (operation_id,) * len(tables))
         return
-    for model in _holding(operation_id, tuple(models)):
-        name = model._meta.table_name
-        text = f"UPDATE {name} SET operation_id = '' WHERE operation_id = {db.param}"  # noqa: S608 - as below
-        db.execute_sql(text, (operation_id,))
+    for name in _holding(operation_id, tables):
+        db.execute_sql(_RELEASE.format(name, "?"), (operation_id,))
+
+
+# Of a table: the names are those of our own.
+_RELEASE = "UPDATE {} SET operation_id = '' WHERE operation_id = {}"
 
 
 @functools.cache
 def _release_all(tables: tuple[str, ...]) -> str:
     """One statement, and one way to PostgreSQL and back: it plans each of several anew, for the rows that nobody holds
     make it expect as many of an operation."""
-    parts = [
-        f"of_{name} AS (UPDATE {name} SET operation_id = '' WHERE operation_id = %s)"  # noqa: S608 - as below
-        for name in tables
-    ]
+    parts = [f"of_{name} AS ({_RELEASE.format(name, '%s')})" for name in tables]
     return f"WITH {', '.join(parts)} SELECT 1"
 
 
-def _holding(operation_id: str, models: tuple[type[Held], ...]) -> list[type[Held]]:
-    """Those of the models that have objects which the operation holds, by one statement: mostly it is one or two."""
-    names = {model._meta.table_name: model for model in models}
-    query = " UNION ".join(
-        f"SELECT '{name}' FROM {name} WHERE operation_id = {db.param}"  # noqa: S608 - names of our own tables
-        for name in names
-    )
-    found = db.execute_sql(query, (operation_id,) * len(names)).fetchall()
-    return [names[name] for (name,) in found]
+def _holding(operation_id: str, tables: tuple[str, ...]) -> list[str]:
+    """Those of SQLite's tables with objects that the operation holds, by one statement: mostly it is one or two."""
+    query = " UNION ".join(f"SELECT '{name}' FROM {name} WHERE operation_id = ?" for name in tables)  # noqa: S608
+    return [name for (name,) in db.execute_sql(query, (operation_id,) * len(tables)).fetchall()]
 
 
 def attempt_and_cancel(operation_id: str) -> tuple[int, bool]:
