@@ -27,6 +27,7 @@ from pathlib import Path
 TUN = Path("/dev/net/tun")
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _MAX_LINKS, _MTU, _TCP = 200, 1500, 6
+_DONE = b"done\n"
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ class Link:
         self.near, self.far = _addresses(number)
 
     def set(self, weather: Mapping[int, Weather]) -> None:
-        """From now on this becomes of the packets, by the server's port; of others, nothing."""
+        """Once it returns, this becomes of packets, by the server's port; of others, nothing. Not by two threads."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         rules = {str(port): asdict(one) for port, one in weather.items()}
         self._process.stdin.write(json.dumps(rules).encode() + b"\n")
         self._process.stdin.flush()
+        assert self._process.stdout.readline() == _DONE, "what carries the packets has ended"
 
 
 def missing() -> str | None:
@@ -139,7 +142,7 @@ class Carrier:
 
 
 def main(seed: str) -> None:
-    """Carries packets until standard input ends. Each line of it is the weather from now on."""
+    """Carries packets until standard input ends. Each line of it is the weather from now on, and is answered."""
     tun, number = _open()
     print(number, flush=True)
     carrier, lines, rest = Carrier(random.Random(f"{seed}/link")), sys.stdin.fileno(), b""
@@ -150,9 +153,9 @@ def main(seed: str) -> None:
             if not data:
                 return
             *whole, rest = (rest + data).split(b"\n")
-            if whole:
-                rules = json.loads(whole[-1])
-                carrier.weather = {int(port): Weather(**values) for port, values in rules.items()}
+            for line in whole:
+                carrier.weather = {int(port): Weather(**values) for port, values in json.loads(line).items()}
+                print(_DONE.decode(), end="", flush=True)
         if tun in ready:
             with contextlib.suppress(BlockingIOError):
                 for _ in range(64):

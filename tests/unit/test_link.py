@@ -7,7 +7,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,7 +112,6 @@ def test_tcp_meets_lost_packets_and_sends_them_again(echo: tuple[Link, int, str]
         total_retransmissions = struct.unpack_from("I", info, 100)[0]
         assert total_retransmissions > 0
         found.set({port: Weather(back=1.0)})
-        time.sleep(0.1)
         client.settimeout(0.5)
         client.sendall(b"during")
         with pytest.raises(TimeoutError):

@@ -25,13 +25,18 @@ def created(site: Site, engine: Engine) -> Any:
     return Vm.get_by_id(operation.resource_id)
 
 
+def stop(site: Site, engine: Engine, vm: Any) -> None:
+    """As a user does."""
+    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+
+
 @pytest.mark.parametrize("then", ["nothing", "stop"])
 def test_a_vm_that_was_moved_is_where_ostler_has_it(site: Site, engine: Engine, then: str) -> None:
     vm, moves = created(site, engine), Moves(site)
     assert moves.move(random.Random(1)) == vm.id
     assert site.fleet.running_on(vm.id) == ["h2"]
     if then == "stop":
-        assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+        stop(site, engine, vm)
     moves.put_right(vm.id)
     assert site.fleet.running_on(vm.id) == (["h1"] if then == "nothing" else [])
     assert [host.name for host in site.hosts.values() if vm.id in host.vms] == ["h1"]
@@ -51,7 +56,7 @@ def test_the_lock_of_an_image_refuses_a_second_qemu_and_is_counted(site: Site, e
     vm, moves = created(site, engine), Moves(site)
     site.fleet.image_locks = True
     moves.move(random.Random(1))
-    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    stop(site, engine, vm)
     start = site.record(lambda: vms.start(Vm.get_by_id(vm.id), "alice", site.host("h1")))
     assert outcome(engine, start) == ("failed", "VOLUME_IN_USE")
     assert site.fleet.refused_by_locks == {vm.id}
@@ -75,7 +80,7 @@ def test_a_vm_that_was_stopped_by_hand_runs_again_unless_ostler_stopped_it_too(s
     moves.put_right(vm.id)
     assert site.fleet.running_on(vm.id) == ["h1"]
     moves.stop(random.Random(1))
-    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    stop(site, engine, vm)
     moves.put_right(vm.id)
     assert site.fleet.running_on(vm.id) == []
     site.check_whole()
@@ -84,7 +89,7 @@ def test_a_vm_that_was_stopped_by_hand_runs_again_unless_ostler_stopped_it_too(s
 def test_a_vm_that_was_started_by_hand_is_off_again(site: Site, engine: Engine) -> None:
     vm, moves = created(site, engine), Moves(site)
     assert moves.start(random.Random(1)) == "", "all run"
-    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    stop(site, engine, vm)
     assert moves.start(random.Random(1)) == vm.id
     assert site.fleet.running_on(vm.id) == ["h1"]
     moves.put_right(vm.id)
@@ -95,7 +100,7 @@ def test_a_vm_that_was_started_by_hand_is_off_again(site: Site, engine: Engine) 
 def test_a_vm_whose_definition_is_gone_starts_all_the_same(site: Site, engine: Engine) -> None:
     vm, moves = created(site, engine), Moves(site)
     assert moves.undefine(random.Random(1)) == "", "it runs"
-    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    stop(site, engine, vm)
     assert moves.undefine(random.Random(1)) == vm.id
     assert vm.id not in site.hosts["h1"].vms
     assert outcome(engine, site.record(lambda: vms.start(Vm.get_by_id(vm.id), "alice"))) == OK
@@ -107,7 +112,7 @@ def test_a_hypervisors_daemon_that_is_away_keeps_a_start_from_being_known(
 ) -> None:
     """Whether or not the VM was started before the daemon ended, Ostler says that it cannot tell."""
     vm = created(site, engine)
-    assert outcome(engine, site.record(lambda: vms.stop(vm, "alice", force=True))) == OK
+    stop(site, engine, vm)
     host = site.hosts["h1"]
     for unheard in (1.0, 0.0):
         monkeypatch.setattr("random.random", lambda found=unheard: found)
@@ -118,7 +123,7 @@ def test_a_hypervisors_daemon_that_is_away_keeps_a_start_from_being_known(
         found = Vm.get_by_id(vm.id)
         assert (found.state, found.power_state) == ("running", "")
         assert found.attention.startswith("may not be running")
-        assert outcome(engine, site.record(lambda: vms.stop(Vm.get_by_id(vm.id), "alice", force=True))) == OK
+        stop(site, engine, Vm.get_by_id(vm.id))
     site.check_whole()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,9 @@ from ostler_control.operations.journal import Journal
 
 from tests.fakes.working_agent import wait_until
 from tests.unit.control.test_journal import entered, names
-from tests.unit.control.test_operations import body, ended, new_engine, new_volume, started
+from tests.unit.control.test_operations import body, ended, lone_engine, new_engine, new_volume, started
 
-
-@pytest.fixture
-def engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
-    found = new_engine(tmp_path)
-    found.start()
-    yield found
-    found.stop()
+engine = pytest.fixture(lone_engine)
 
 
 def size_of(volume_id: str) -> int:

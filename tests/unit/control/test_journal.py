@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from ostler_control.operations.journal import Journal, Step
 from tests import databases
 from tests.fakes.working_agent import wait_until
 from tests.unit.control import test_operations
-from tests.unit.control.test_operations import ended, new_engine, new_volume, started
+from tests.unit.control.test_operations import ended, lone_engine, new_volume, started
+
+engine = pytest.fixture(lone_engine)
 
 
 def entered(replica: str = "here") -> Operation:
@@ -170,14 +172,6 @@ def test_the_steps_go_with_their_operation(fresh_database: str) -> None:
     assert OperationStep.select().count() == 1
     assert records.forget(Operation.id == operation.id) == [operation.id]
     assert OperationStep.select().count() == 0
-
-
-@pytest.fixture
-def engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
-    found = new_engine(tmp_path)
-    found.start()
-    yield found
-    found.stop()
 
 
 def test_a_failed_steps_error_is_the_same_at_a_later_attempt(engine: Engine, tmp_path: Path) -> None:

@@ -46,12 +46,15 @@ def new_engine(state_dir: Path, limit: int = 64) -> Engine:
     return Engine(replica_id(state_dir), Agents(tls), keys, state_dir / "templates", limit=limit)
 
 
-@pytest.fixture
-def engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
-    engine = new_engine(tmp_path)
-    engine.start()
-    yield engine
-    engine.stop()
+def lone_engine(sqlite_database: str, tmp_path: Path) -> Iterator[Engine]:
+    """One without a fleet."""
+    found = new_engine(tmp_path)
+    found.start()
+    yield found
+    found.stop()
+
+
+engine = pytest.fixture(lone_engine)
 
 
 def new_volume() -> Any:

@@ -155,7 +155,6 @@ def test_a_dead_network_to_postgresql_is_an_outage_and_no_wait_without_end(
                 cut.start()
                 if not answering:
                     cut.join()
-                    time.sleep(0.1)
                 begin_s = time.monotonic()
                 with pytest.raises(peewee.OperationalError) as caught:
                     db.execute_sql(f"SELECT pg_sleep({2 if answering else 0})")
