@@ -173,7 +173,6 @@ OFF_POWER_STATES = (PowerState.STOPPED, PowerState.CRASHED, PowerState.ABSENT)
 OVER_OPERATIONS = tuple(state for state in OperationState if state.is_over)
 UNFINISHED_OPERATIONS = tuple(state for state in OperationState if not state.is_over)
 ACTIVE_PLANS = tuple(state for state in PlanState if state.is_active)
-OVER_PLANS = tuple(state for state in PlanState if state.is_over)
 ACTIVE_IMPORT_PLANS = tuple(state for state in ImportPlanState if state.is_active)
 
 
