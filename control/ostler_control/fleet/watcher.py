@@ -178,7 +178,12 @@ class Watcher:
         await self._let_go([i for i, watch in self._watches.items() if i not in hosts])
         for host_id, host in hosts.items():
             watch = self._watches.get(host_id)
-            if watch is not None and watch.host.address != host.address:
+            if watch is not None and watch.task is not None and watch.task.done():
+                bug = watch.task.exception()
+                log.error("the watch over a host ended by a bug; it begins anew", host=host.name, exc_info=bug)
+                await self._let_go([host_id])
+                watch = None
+            elif watch is not None and watch.host.address != host.address:
                 await self._let_go([host_id])
                 watch = None
             if watch is None:

@@ -115,3 +115,28 @@ def test_a_transaction_that_postgresql_ended_is_tried_again() -> None:
 
     assert asyncio.run(watching._in_database(ask)) == "answer"
     assert left == []
+
+
+def test_a_host_whose_watch_ended_by_a_bug_is_watched_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Watch] = []
+
+    async def watch(one: Watch) -> None:
+        begun.append(one)
+        await asyncio.sleep(60)
+
+    async def fail() -> None:
+        raise RuntimeError("a bug")
+
+    async def end_and_rescan_twice() -> None:
+        site.watch.task = asyncio.create_task(fail())
+        site.watching._rescan_now = asyncio.Event()
+        for _ in range(2):
+            await asyncio.sleep(0)
+            site.watching._rescan_now.set()
+            await site.watching._rescan()
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(site.watching, "_watch", watch)
+    asyncio.run(end_and_rescan_twice())
+    assert begun == [site.watching._watches["1"]]
+    assert begun != [site.watch]
