@@ -101,10 +101,10 @@ def _run(device: Device, password: Secret, action: Action) -> tuple[int, str, st
 
 def _failed(device: Device, password: Secret, action: Action, out: str, err: str) -> UnavailableError:
     """The agent's last word, without what it may have repeated of the password."""
-    lines = [_TIMESTAMP.sub("", line.strip()) for line in (out + "\n" + err).splitlines()]
+    masked = f"{out}\n{err}".replace(password.reveal().decode(errors="replace"), "***")
+    lines = [_TIMESTAMP.sub("", line.strip()) for line in masked.splitlines()]
     said = next((line for line in reversed(lines) if line and line != _HINT), "it said nothing")
-    said = _TRANSLATED.get(said, said)
-    said = said.replace(password.reveal().decode(errors="replace"), "***")[:_MAX_SAID]
+    said = _TRANSLATED.get(said, said)[:_MAX_SAID]
     return UnavailableError(
         f"fence device {device.address} ({device.agent}) did not answer {action}: {said} "
         "(check its address, user, password and options, and the network to it)",

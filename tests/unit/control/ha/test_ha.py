@@ -12,7 +12,7 @@ from ostler_common.secret import Secret
 from ostler_control import settings, vms
 from ostler_control.database import transaction
 from ostler_control.fleet import store
-from ostler_control.ha import devices, priorities
+from ostler_control.ha import devices, priorities, run_agent
 from ostler_control.ha.fence import fence
 from ostler_control.ha.fence_agents import Action, Device, Power, arguments, parameters, power
 from ostler_control.ha.status import status
@@ -319,6 +319,12 @@ def test_the_password_is_sealed_and_no_argument(site: Site, engine: Engine, bmc:
     assert "login with *** failed" in failed.test_error
     devices.delete(site.host("h1"), "root")
     assert not Passphrase.select().where(Passphrase.id == row.passphrase_id).exists()
+
+
+def test_a_password_that_ends_with_a_space_is_not_repeated() -> None:
+    secret = Secret(b"correct horse ")
+    error = run_agent._failed(new_device().device, secret, Action.STATUS, "", "refused: correct horse \n")
+    assert "did not answer status: refused: ***" in error.message
 
 
 @pytest.mark.parametrize(
