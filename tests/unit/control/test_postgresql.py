@@ -18,6 +18,7 @@ from ostler_control.outage import outage
 from playhouse.pool import MaxConnectionsExceeded
 
 from tests import databases
+from tests.fakes.working_agent import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -317,9 +318,11 @@ def test_disconnecting_ends_what_a_thread_waits_for(bound: str) -> None:
         with database.session():
             db.execute_sql("SELECT pg_sleep(20)")
 
-    with ThreadPoolExecutor(1) as threads:
+    query = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(20)' "
+    query += "AND datname = current_database()"
+    with psycopg.connect(bound, autocommit=True) as other, ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(wait)
-        time.sleep(0.5)
+        wait_until(lambda: other.execute(query).fetchone() == (1,))
         begin_s = time.monotonic()
         database.disconnect()
         with pytest.raises(peewee.OperationalError) as caught:
